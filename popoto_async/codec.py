@@ -1,0 +1,270 @@
+"""Value ↔ stored text, by declared type: never by what the data looks like.
+
+| type | stored as |
+|---|---|
+| str, UUID | the text |
+| int, bool | `42`, `1` / `0` |
+| float | the shortest of `%.15g`, `%.16g`, `%.17g` that reads back equal: `4.5` |
+| Decimal | its own text: `1.10` |
+| datetime | ISO 8601 in UTC, microseconds always: `2024-01-02T03:04:05.000006Z` |
+| date, time | ISO 8601 |
+| bytes | raw |
+| list, tuple, set, dict | MessagePack; what that lacks (Decimal, datetime, set, tuple, big int, …) as extension types |
+| Enum | its value |
+
+A **token** is the text that is equal for equal values (1.10 and 1.1 share one) and stands in index keys. A **score** is
+the double that a sorted set orders by; `exact` says whether the double's shortest text is the value itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DAY = 86_400_000_000
+_INT64 = 2**63
+
+
+def float_text(value: float) -> str:
+    """The shortest text of 15 to 17 significant digits that reads back as the same double."""
+    text = f"{value:.15g}"
+    if float(text) == value:
+        return text
+    text = f"{value:.16g}"
+    return text if float(text) == value else f"{value:.17g}"
+
+
+def as_utc(value: datetime) -> datetime:
+    """The same instant, aware and in UTC; a naive one is taken as UTC."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _datetime_text(value: datetime) -> bytes:
+    return as_utc(value).replace(tzinfo=None).isoformat(timespec="microseconds").encode() + b"Z"
+
+
+def _datetime_from(raw: bytes) -> datetime:
+    return as_utc(datetime.fromisoformat(raw.decode()))
+
+
+def _micros(value: datetime) -> int:
+    return (as_utc(value) - EPOCH) // _MICROSECOND
+
+
+def _time_micros(value: time) -> int:
+    whole = ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
+    offset = value.utcoffset()
+    return whole if offset is None else whole - offset // _MICROSECOND
+
+
+def _time_token(value: time) -> str:
+    """Equal for equal times: 12:00 UTC and 13:00+01:00 are one, a naive 12:00 is another."""
+    return value.isoformat("microseconds") if value.utcoffset() is None else f"{_time_micros(value)}Z"
+
+
+def _decimal_token(value: Decimal) -> str:
+    """Equal for equal numbers: plain digits without trailing zeros, or digits and an exponent for far-off ones."""
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        return str(value)
+    text = "".join(map(str, digits)).lstrip("0")
+    stripped = text.rstrip("0")
+    if not stripped:
+        return "0"
+    exponent += len(text) - len(stripped)
+    plain = Decimal((sign, tuple(map(int, stripped)), exponent))
+    return format(plain, "f") if exponent > -400 and plain.adjusted() < 400 else f"{'-' * sign}{stripped}E{exponent}"
+
+
+def _safe_float(value: int | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+# Containers ----------------------------------------------------------------------------------------------------------
+
+_TAGS: dict[int, Callable[[bytes], Any]] = {
+    1: lambda raw: Decimal(raw.decode()),
+    2: lambda raw: datetime.fromisoformat(raw.decode()),
+    3: lambda raw: date.fromisoformat(raw.decode()),
+    4: lambda raw: time.fromisoformat(raw.decode()),
+    5: lambda raw: UUID(bytes=raw),
+    6: lambda raw: int(raw),
+    7: lambda raw: tuple(unpack(raw)),
+    8: lambda raw: set(unpack(raw)),
+    9: lambda raw: frozenset(unpack(raw)),
+    10: lambda raw: dict(unpack(raw)),
+}
+_WRITERS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
+    Decimal: (1, lambda v: str(v).encode()),
+    datetime: (2, lambda v: v.isoformat().encode()),
+    date: (3, lambda v: v.isoformat().encode()),
+    time: (4, lambda v: v.isoformat().encode()),
+    UUID: (5, lambda v: v.bytes),
+    tuple: (7, lambda v: pack(list(v))),
+    set: (8, lambda v: _pack_sorted(v)),
+    frozenset: (9, lambda v: _pack_sorted(v)),
+}
+_BASES: tuple[Any, ...] = (int, str, float, bytes, list, dict)
+_PLAIN = (str, float, bool, bytes, type(None))
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ext_hook=lambda code, data: _TAGS[code](bytes(data))).decode
+
+
+def _portable(value: Any) -> Any:
+    """The value with everything MessagePack lacks replaced by an extension type; ValueError names what can't be."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is int:
+        return value if -_INT64 <= value < _INT64 else msgspec.msgpack.Ext(6, str(value).encode())
+    if kind is list:
+        return [_portable(item) for item in value]
+    if kind is dict:
+        pairs = [(_portable(key), _portable(item)) for key, item in value.items()]
+        if any(type(key) is msgspec.msgpack.Ext for key, _ in pairs):
+            return msgspec.msgpack.Ext(10, _encode(pairs))
+        return dict(pairs)
+    if (writer := _WRITERS.get(kind)) is not None:
+        return msgspec.msgpack.Ext(writer[0], writer[1](value))
+    if not isinstance(value, Enum):  # a subclass is stored as what it derives from
+        for base in _BASES:
+            if isinstance(value, base):
+                return _portable(base(value))
+        for base, (code, write) in _WRITERS.items():
+            if isinstance(value, base):
+                return msgspec.msgpack.Ext(code, write(value))
+    raise ValueError(f"a {kind.__name__} can't be stored inside a container")
+
+
+def pack(value: Any) -> bytes:
+    """A container as MessagePack. ValueError or RecursionError where it can't be."""
+    return _encode(_portable(value))
+
+
+def _pack_sorted(value: Any) -> bytes:
+    # In the order of the packed members, so that equal sets are stored as equal bytes.
+    return _encode([msgspec.Raw(raw) for raw in sorted(pack(item) for item in value)])
+
+
+def unpack(raw: bytes) -> Any:
+    """What `pack` stored."""
+    return _decode(raw)
+
+
+# Codecs --------------------------------------------------------------------------------------------------------------
+
+
+class Codec(msgspec.Struct, frozen=True):
+    """How one declared type is stored, named in index keys, ordered, and told apart.
+
+    `compare` names the order of stored texts on the server: `number`, `text` (bytewise) or `bytes` (equality alone).
+    """
+
+    type: type
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    token: Callable[[Any], str] | None = None
+    score: Callable[[Any], float] | None = None
+    number: Callable[[Any], int | Decimal] | None = None
+    compare: str = "bytes"
+
+    def exact(self, value: Any) -> bool:
+        """Whether the shortest text of the value's score is the value, so that its score tells it from any other."""
+        if self.number is None or self.score is None:
+            return True
+        number = self.number(value)
+        if isinstance(number, int) and -(2**53) <= number <= 2**53:
+            return True
+        score = self.score(value)
+        return score - score == 0 and Decimal(float_text(score)) == number
+
+
+_CODECS: dict[type, Codec] = {
+    str: Codec(str, str.encode, bytes.decode, token=lambda v: v, compare="text"),
+    bytes: Codec(bytes, bytes, bytes, compare="text"),
+    int: Codec(int, lambda v: b"%d" % v, int, token=str, score=_safe_float, number=int, compare="number"),
+    bool: Codec(
+        bool,
+        lambda v: b"1" if v else b"0",
+        lambda raw: {b"1": True, b"0": False}[raw],
+        token=lambda v: "1" if v else "0",
+        compare="number",
+    ),
+    float: Codec(
+        float,
+        lambda v: float_text(v).encode(),
+        float,
+        token=lambda v: float_text(v + 0.0),
+        score=lambda v: v + 0.0,
+        compare="number",
+    ),
+    Decimal: Codec(
+        Decimal,
+        lambda v: str(v).encode(),
+        lambda raw: Decimal(raw.decode()),
+        token=_decimal_token,
+        score=_safe_float,
+        number=Decimal,
+        compare="number",
+    ),
+    datetime: Codec(
+        datetime,
+        _datetime_text,
+        _datetime_from,
+        token=lambda v: _datetime_text(v).decode(),
+        score=lambda v: float(_micros(v)),
+        number=_micros,
+        compare="text",
+    ),
+    date: Codec(
+        date,
+        lambda v: v.isoformat().encode(),
+        lambda raw: date.fromisoformat(raw.decode()),
+        token=lambda v: v.isoformat(),
+        score=lambda v: float((v.toordinal() - EPOCH.toordinal()) * _DAY),
+        compare="text",
+    ),
+    time: Codec(
+        time,
+        lambda v: v.isoformat(timespec="microseconds").encode(),
+        lambda raw: time.fromisoformat(raw.decode()),
+        token=_time_token,
+        score=lambda v: float(_time_micros(v)),
+        compare="text",
+    ),
+    UUID: Codec(UUID, lambda v: str(v).encode(), lambda raw: UUID(raw.decode()), token=str, compare="text"),
+    **{kind: Codec(kind, pack, unpack) for kind in (list, dict)},
+    **{kind: Codec(kind, lambda v: pack(v), lambda raw: unpack(raw)) for kind in (tuple, set)},
+}
+"""By declared type. A type that is missing here can't be declared."""
+
+
+@cache
+def codec_for(declared: type) -> Codec | None:
+    """The codec of a declared type, of an Enum that of its values, which must share one type; None if there is none."""
+    if not issubclass(declared, Enum):
+        return _CODECS.get(declared)
+    kinds = {type(member.value) for member in declared}
+    inner = _CODECS.get(kinds.pop()) if len(kinds) == 1 else None
+    if inner is None or inner.token is None:
+        return None
+    encode, decode, token = inner.encode, inner.decode, inner.token
+    return Codec(
+        declared,
+        lambda member: encode(member.value),
+        lambda raw: declared(decode(raw)),
+        token=lambda member: token(member.value),
+        compare=inner.compare,
+    )

@@ -1,0 +1,143 @@
+"""What a query asks for, as frozen values, and the attributes that build them: no servers, no keys, no kinds of field.
+
+`Restaurant.rating >= 4` is `Condition("rating", "gte", 4)`; expressions combine with `&`, `|` and `~`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, Self, overload
+
+import msgspec
+
+from popoto_async.errors import CorruptRecord, shorten
+from popoto_async.types import T
+
+
+class Expression(msgspec.Struct, frozen=True):
+    """A condition or a combination of conditions."""
+
+    def __and__(self, other: Expression | bool) -> And:
+        return And((self, other)) if isinstance(other, Expression) else NotImplemented
+
+    def __or__(self, other: Expression | bool) -> Or:
+        return Or((self, other)) if isinstance(other, Expression) else NotImplemented
+
+    if TYPE_CHECKING:  # where `name: str = KeyField()`, `R.name == "x"` is a bool to checkers, on either side
+
+        def __rand__(self, other: bool) -> And: ...
+        def __ror__(self, other: bool) -> Or: ...
+
+    def __invert__(self) -> Not:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()"
+        )
+
+
+class Condition(Expression, frozen=True):
+    """One field, one lookup, one value. `model` is the class the field was taken from, where it is known."""
+
+    field: str
+    lookup: str
+    value: Any
+    model: str | None = None
+
+
+class And(Expression, frozen=True):
+    """True where all children are."""
+
+    children: tuple[Expression, ...]
+
+
+class Or(Expression, frozen=True):
+    """True where one child is."""
+
+    children: tuple[Expression, ...]
+
+
+class Not(Expression, frozen=True):
+    """True where the child is not."""
+
+    child: Expression
+
+
+class Attr(Generic[T]):
+    """A declared attribute: a `T` on an instance and in the constructor, a builder of conditions on the class."""
+
+    name: str = ""
+    model: str = ""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        # Values stand in the instance's `__dict__`, which comes first; there is no `__set__` at run time.
+        state = instance.__dict__
+        if self.name in state.get("_corrupt", ()):
+            raise CorruptRecord(
+                f"{self.model}.{self.name}: what is stored can't be read: {shorten(state['_corrupt'][self.name])}",
+                model=self.model,
+                field=self.name,
+                key=state.get("_key"),
+                value=state["_corrupt"][self.name],
+                hint="assign a value and save, or delete the record",
+            )
+        raise AttributeError(f"{self.model} instance has no value for {self.name!r}")
+
+    if TYPE_CHECKING:
+
+        def __set__(self, instance: object, value: T) -> None: ...
+
+    def _condition(self, lookup: str, value: object) -> Condition:
+        return Condition(self.name, lookup, value, self.model)
+
+    def __eq__(self, other: object) -> Condition:  # type: ignore[override]  # a condition, not a truth value
+        return self._condition("eq", other)
+
+    def __ne__(self, other: object) -> Not:  # type: ignore[override]  # a condition, not a truth value
+        return ~self._condition("eq", other)
+
+    def __lt__(self, other: T) -> Condition:
+        return self._condition("lt", other)
+
+    def __le__(self, other: T) -> Condition:
+        return self._condition("lte", other)
+
+    def __gt__(self, other: T) -> Condition:
+        return self._condition("gt", other)
+
+    def __ge__(self, other: T) -> Condition:
+        return self._condition("gte", other)
+
+    def between(self, low: T, high: T) -> Condition:
+        """From `low` to `high`, both included."""
+        return self._condition("between", (low, high))
+
+    def in_(self, values: Iterable[T]) -> Condition:
+        """Equal to one of the values."""
+        return self._condition("in", values)
+
+    def isnull(self, null: bool = True) -> Condition:
+        """Null, or not null."""
+        return self._condition("isnull", null)
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One field to order by."""
+
+    field: str
+    descending: bool = False
+
+
+def parse_order(text: str) -> Order:
+    """`"-rating"` is rating, descending."""
+    return Order(text[1:], True) if text.startswith("-") else Order(text)

@@ -1,0 +1,1 @@
+"""What values mean: one file for each kind of field."""

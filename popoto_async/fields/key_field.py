@@ -1,0 +1,66 @@
+"""The parts of a record's key: KeyField, UniqueKeyField."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from popoto_async.errors import UniqueViolation, shorten
+from popoto_async.fields.indexed_field import IndexedField, UniqueField
+from popoto_async.plan import Entry, Index, KeyIs, Nothing, Test
+from popoto_async.types import Row, TextT
+
+STRICT_CLAIM = "k"
+"""A claim that a new record can't take from an earlier one of the same key either."""
+
+
+class KeyField(IndexedField[TextT]):
+    """A part of the key, in declaration order; several make a composite key.
+
+    Changing it and saving moves the record with everything that belongs to it. A single key part needs no index: the
+    key is its own.
+    """
+
+    default_null = False
+    is_key = True
+
+    def indexes(self) -> tuple[Index, ...]:
+        """One sorted set per value, where the key has other parts."""
+        return () if self.sole_key else super().indexes()
+
+    def entries(self, value: Any, row: Row) -> tuple[Entry, ...]:
+        """A place in the set of the value, where the key has other parts."""
+        return () if self.sole_key else super().entries(value, row)
+
+    def test_null(self, tail: str) -> Test:
+        """The record, or the set, of null."""
+        return KeyIs((self.part(None),)) if self.sole_key else super().test_null(tail)
+
+    def test_equal(self, values: tuple[Any, ...], tail: str) -> Test:
+        """The records, or the sets, of the values."""
+        if not self.sole_key:
+            return super().test_equal(values, tail)
+        parts = tuple(dict.fromkeys(self.part(value) for value in values))
+        return KeyIs(parts) if parts else Nothing()
+
+
+class UniqueKeyField(UniqueField[TextT]):
+    """A part of the key whose value only one record holds, whatever its other parts are.
+
+    A second create of the value raises `UniqueViolation`, also where it would have the same key.
+    """
+
+    is_key = True
+    claim_kind = STRICT_CLAIM
+
+    def violation(self, value: Any, owner: str, key: str) -> UniqueViolation:
+        """The error of a value that another record holds."""
+        message = f"UniqueKeyField '{self.name}' value {shorten(value)} already exists"
+        return UniqueViolation(
+            message,
+            model=self.model,
+            field=self.name,
+            value=value,
+            key=key,
+            owner=owner,
+            hint=f"it belongs to {owner!r}; load and change that record, or choose another value",
+        )

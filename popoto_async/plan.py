@@ -1,0 +1,191 @@
+"""The values that pass between fields, planning and the dispatcher. No I/O, no fields, no redis.
+
+Entries say what a record occupies; tests say what a query wants of an index; operations are what the dispatcher sends.
+`docs/architecture.md` draws their forms on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import msgspec
+
+MEMBER = "m"
+CLAIM = "c"
+
+
+class Index(msgspec.Struct, frozen=True):
+    """One index of a model: `name` is `Kind:field`, `inputs` the fields its entries are computed from."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    tailed: bool
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A place in the index called `name` that a record occupies; the member is implied."""
+
+    name: str
+    tail: str = ""
+    score: str = "0"
+    inexact: bool = False
+    """In the entries of a computed value: occupy only if the value turns out to share its score with others."""
+
+
+# What a query wants of an index ---------------------------------------------------------------------------------------
+
+
+class Test(msgspec.Struct, frozen=True):
+    """A node of a query's tree."""
+
+
+class Everything(Test, frozen=True):
+    """Every record of the class."""
+
+
+class Nothing(Test, frozen=True):
+    """No record."""
+
+
+class AnyOf(Test, frozen=True):
+    """Members of one of these sorted sets of an index, which are disjoint."""
+
+    index: str
+    tails: tuple[str, ...]
+
+
+class Range(Test, frozen=True):
+    """Members with a score between two bounds (`"("` before a bound excludes it).
+
+    `exact` holds the conditions to decide on the stored text where scores can be shared: `(("gt", "0.1"),)`.
+    """
+
+    index: str
+    tail: str
+    low: str
+    high: str
+    tie: str = ""
+    field: str = ""
+    compare: str = ""
+    exact: tuple[tuple[str, str], ...] = ()
+
+
+class KeyIs(Test, frozen=True):
+    """The record whose key has exactly this one part (models with a single key field)."""
+
+    parts: tuple[str, ...]
+
+
+class Claimed(Test, frozen=True):
+    """The owners of these claims."""
+
+    index: str
+    tails: tuple[str, ...]
+
+
+class Near(Test, frozen=True):
+    """Positions within `radius` metres of a point, or within a box of `box` metres (width, height) around it."""
+
+    index: str
+    pole: str
+    field: str
+    latitude: float
+    longitude: float
+    radius: float | None = None
+    box: tuple[float, float] | None = None
+
+
+class Stored(Test, frozen=True):
+    """A comparison with the stored text of a field; `indexed` says whether an index could have answered."""
+
+    field: str
+    compare: str
+    op: str
+    values: tuple[bytes, ...] = ()
+
+
+class AllOf(Test, frozen=True):
+    """All of the children."""
+
+    children: tuple[Test, ...]
+
+
+class OneOf(Test, frozen=True):
+    """At least one of the children."""
+
+    children: tuple[Test, ...]
+
+
+class NoneOf(Test, frozen=True):
+    """Not the child."""
+
+    child: Test
+
+
+class Walk(msgspec.Struct, frozen=True):
+    """Order by an index; records with null stand in `nulls` (tail) and come last."""
+
+    index: str
+    tail: str
+    field: str
+    compare: str
+    nulls: str | None = None
+    tie: str = ""
+
+
+class ByKey(msgspec.Struct, frozen=True):
+    """Order by record key."""
+
+
+class ByStored(msgspec.Struct, frozen=True):
+    """Order by the stored text of a field that has no index to walk."""
+
+    field: str
+    compare: str
+
+
+class ByDistance(msgspec.Struct, frozen=True):
+    """Order by the distance of a stored position from a point, nearest first."""
+
+    field: str
+    latitude: float
+    longitude: float
+
+
+# What the dispatcher sends ------------------------------------------------------------------------------------------
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """One model as the scripts know it, under one namespace and one slot table."""
+
+    model: str
+    klass: str
+    wire: bytes
+    """The `model` map of the header, packed."""
+    identity: Hashable
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One thing to do in one script call.
+
+    `values` are its binary arguments; the lane tells the script where in ARGV they begin (`at`). `cost` estimates the
+    time it takes the server, in microseconds; `size` its bytes. Two reads with equal `join` in one queue, with no write
+    of the model between them, are sent once.
+    """
+
+    name: str
+    layout: Layout
+    body: Mapping[str, Any]
+    values: tuple[bytes, ...] = ()
+    writes: bool = False
+    cost: int = 5
+    size: int = 0
+    join: Hashable = None
+    steps: tuple[Operation, ...] = ()
+    """The operations of a transaction."""
+
+
+Outcome = list[Any]
+"""`[status, …]` as the script answered; the status is bytes."""

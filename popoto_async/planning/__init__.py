@@ -1,0 +1,1 @@
+"""From values and conditions to operations."""

@@ -1,0 +1,380 @@
+"""Schema + conditions → operation: what a query asks becomes tests of indexes, and these become a select. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from popoto_async.errors import InvalidLookup, MissingPartition, nearest
+from popoto_async.expressions import And, Condition, Expression, Not, Or, Order
+from popoto_async.fields.base import Field
+from popoto_async.keys import tail
+from popoto_async.plan import (
+    AllOf,
+    AnyOf,
+    ByDistance,
+    ByKey,
+    ByStored,
+    Claimed,
+    Everything,
+    KeyIs,
+    Near,
+    NoneOf,
+    Nothing,
+    OneOf,
+    Operation,
+    Range,
+    Stored,
+    Test,
+    Walk,
+)
+from popoto_async.schema import Binding, Schema
+
+BUDGET = 2000
+"""Candidates that one call examines at most: about 5 ms of server time."""
+
+COUNT_BUDGET = 6000
+"""The same for a count, which reads no rows."""
+
+EXPECTED_ROWS = 120
+"""Rows that a query without a limit is expected to return, when calls are filled."""
+
+Known = Mapping[str, Any]
+OrderBy = Walk | ByKey | ByStored | ByDistance
+
+
+# Conditions ----------------------------------------------------------------------------------------------------------
+
+
+def parse_lookup(schema: Schema, name: str, value: Any) -> Condition:
+    """The condition of a keyword: `rating__gte=4`, `location_radius=10`. InvalidLookup names the nearest valid ones."""
+    if name in schema.fields:
+        return Condition(name, "eq", value)
+    head, _, lookup = name.partition("__")
+    if lookup and head in schema.fields:
+        return checked(schema, Condition(head, lookup, value))
+    for field in schema.fields.values():
+        for parameter in field.parameters:
+            if name == f"{field.name}_{parameter}":
+                return Condition(field.name, parameter, value)
+    known = [*schema.fields, *(f"{f.name}_{p}" for f in schema.fields.values() for p in f.parameters)]
+    raise InvalidLookup(
+        f"{schema.model} has no field or lookup {name!r}", model=schema.model, hint=nearest(head, known)
+    )
+
+
+def checked(schema: Schema, condition: Condition) -> Condition:
+    """The condition, if it is one of this model's and its field answers it."""
+    field = schema.fields.get(condition.field)
+    if field is None or condition.model not in (None, field.model):
+        owner = f"{condition.model}." if condition.model else ""
+        raise InvalidLookup(
+            f"{schema.model} can't be filtered by {owner}{condition.field}",
+            model=schema.model,
+            hint=nearest(condition.field, schema.fields),
+        )
+    if condition.lookup not in field.lookups or condition.lookup in field.parameters:
+        answers = [lookup for lookup in field.lookups if lookup not in field.parameters]
+        raise InvalidLookup(
+            f"{schema.model}.{field.name} ({type(field).__name__}) has no lookup {condition.lookup!r}",
+            model=schema.model,
+            field=field.name,
+            value=condition.value,
+            hint=nearest(condition.lookup, answers),
+        )
+    return condition
+
+
+def equalities(expression: Expression) -> dict[str, Any]:
+    """The values that fields must equal for a conjunction to hold."""
+    if isinstance(expression, Condition):
+        return {expression.field: expression.value} if expression.lookup == "eq" else {}
+    found: dict[str, Any] = {}
+    if isinstance(expression, And):
+        for child in expression.children:
+            found.update(equalities(child))
+    return found
+
+
+def partition_tail(schema: Schema, field: Field[Any], known: Known) -> str:
+    """The partition that a query is about. MissingPartition names what the query doesn't say."""
+    missing = [name for name in field.partition if name not in known]
+    if missing:
+        names = ", ".join(missing)
+        raise MissingPartition(
+            f"{schema.model}.{field.name} is partitioned by {', '.join(field.partition)}: the query must give {names}",
+            model=schema.model,
+            field=field.name,
+            hint=f"filter({missing[0]}=…)",
+        )
+    parts = []
+    for name in field.partition:
+        other, value = schema.fields[name], known[name]
+        parts.append(other.part(None if value is None else other.comparable("eq", value)))
+    return tail(parts)
+
+
+def to_test(schema: Schema, expression: Expression, known: Known) -> Test:
+    """What an expression wants of the server, where `known` fields have these values anyway."""
+    if isinstance(expression, Not):
+        return NoneOf(to_test(schema, expression.child, known))
+    if isinstance(expression, Or):
+        return OneOf(tuple(to_test(schema, child, known) for child in expression.children))
+    if isinstance(expression, Condition):
+        expression = And((expression,))
+    assert isinstance(expression, And)
+    known = {**known, **equalities(expression)}
+    tests: list[Test] = []
+    groups: list[dict[str, dict[str, Any]]] = [{}]
+    for child in expression.children:
+        if not isinstance(child, Condition):
+            tests.append(to_test(schema, child, known))
+            continue
+        group = next((group for group in groups if child.lookup not in group.get(child.field, {})), None)
+        if group is None:
+            groups.append(group := {})
+        group.setdefault(child.field, {})[child.lookup] = child.value
+    for group in groups:
+        for name, lookups in group.items():
+            field = schema.fields[name]
+            tests.append(field.tests(lookups, partition_tail(schema, field, known)))
+    tests.extend(_composites(schema, known if expression.children else {}))
+    return all_of(tests)
+
+
+def all_of(tests: Iterable[Test]) -> Test:
+    """The conjunction of tests, those of conjunctions among them side by side."""
+    flat: list[Test] = []
+    for test in tests:
+        flat.extend(test.children if isinstance(test, AllOf) else () if isinstance(test, Everything) else (test,))
+    return flat[0] if len(flat) == 1 else AllOf(tuple(flat)) if flat else Everything()
+
+
+def _composites(schema: Schema, known: Known) -> list[Test]:
+    """Tests of indexes over several fields, all of whose values are known: more selective than each alone."""
+    found: list[Test] = []
+    if len(schema.keys) > 1 and all(known.get(field.name) is not None for field in schema.keys):
+        parts = (field.part(field.comparable("eq", known[field.name])) for field in schema.keys)
+        found.append(KeyIs((tail(parts),)))
+    for composite in schema.composites:
+        values = [known.get(name) for name in composite.names]
+        if all(value is not None for value in values):
+            coerced = [f.comparable("eq", value) for f, value in zip(composite.fields, values, strict=True)]
+            found.append(composite.test(coerced))
+    return found
+
+
+def unindexed(test: Test) -> list[str]:
+    """The fields without an index on which the whole class would have to be read; none where an index narrows it."""
+    return [] if _narrows(test) else sorted(_stored(test))
+
+
+def _narrows(test: Test) -> bool:
+    if isinstance(test, AllOf):
+        return any(_narrows(child) for child in test.children)
+    if isinstance(test, OneOf):
+        return all(_narrows(child) for child in test.children)
+    return isinstance(test, (AnyOf, Range, KeyIs, Claimed, Near, Nothing))
+
+
+def _stored(test: Test) -> set[str]:
+    if isinstance(test, (AllOf, OneOf)):
+        return set().union(*(_stored(child) for child in test.children))
+    if isinstance(test, NoneOf):
+        return _stored(test.child)
+    return {test.field} if isinstance(test, Stored) else set()
+
+
+# Orders --------------------------------------------------------------------------------------------------------------
+
+
+def default_order(schema: Schema, test: Test) -> tuple[Order, ...]:
+    """Without order_by: Meta's order, else the single sorted range, else none (the record key)."""
+    if schema.options.order_by:
+        return schema.options.order_by
+    terms = test.children if isinstance(test, AllOf) else (test,)
+    ranges = {term.index for term in terms if isinstance(term, Range) and term.low != term.high}
+    if len(ranges) == 1:
+        owner = schema.owners[next(iter(ranges))]
+        if isinstance(owner, Field):
+            return (Order(owner.name),)
+    return ()
+
+
+def order_by(schema: Schema, order: Order, known: Known) -> OrderBy:
+    """How the server orders by a field. InvalidLookup or MissingPartition where it can't."""
+    field = schema.fields.get(order.field)
+    if field is None:
+        raise InvalidLookup(
+            f"{schema.model} can't be ordered by {order.field!r}",
+            model=schema.model,
+            hint=nearest(order.field, schema.fields),
+        )
+    if field.codec.compare == "bytes":
+        raise InvalidLookup(
+            f"{schema.model}.{field.name}: a {field.type.__name__} has no order", model=schema.model, field=field.name
+        )
+    return field.order(partition_tail(schema, field, known))
+
+
+# To the wire ---------------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes tests as the maps of a select, collecting their binary values."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+        self.values: list[bytes] = []
+
+    def key(self, index: str, where: str) -> str:
+        """The sorted set of an index at a tail."""
+        return self.binding.prefixes[index] + where
+
+    def node(self, test: Test) -> dict[str, Any]:
+        """A test as the select script reads it."""
+        node: dict[str, Any] = _NODES[type(test)](self, test)
+        return node
+
+    def children(self, name: str, tests: Sequence[Test]) -> dict[str, Any]:
+        """A combination."""
+        return {"t": name, "n": [self.node(child) for child in tests]}
+
+    def range(self, test: Range) -> dict[str, Any]:
+        """A range, with what decides shared scores."""
+        node: dict[str, Any] = {"t": "range", "z": self.key(test.index, test.tail), "lo": test.low, "hi": test.high}
+        if test.exact:
+            node.update(tie=self.key(test.tie, test.tail), f=test.field, c=test.compare, x=test.exact)
+        return node
+
+    def near(self, test: Near) -> dict[str, Any]:
+        """An area."""
+        node: dict[str, Any] = {
+            "z": self.key(test.index, ""),
+            "pole": self.key(test.pole, ""),
+            "f": test.field,
+            "lat": test.latitude,
+            "lon": test.longitude,
+        }
+        if test.box is None:
+            return {"t": "near", "r": test.radius, **node}
+        return {"t": "box", "w": test.box[0], "h": test.box[1], **node}
+
+    def stored(self, test: Stored) -> dict[str, Any]:
+        """A comparison with stored texts."""
+        first = len(self.values)
+        self.values.extend(test.values)
+        return {
+            "t": "stored",
+            "f": test.field,
+            "c": test.compare,
+            "op": test.op,
+            "v": list(range(first, len(self.values))),
+        }
+
+    def order(self, by: OrderBy, descending: bool) -> dict[str, Any]:
+        """An order."""
+        if isinstance(by, ByKey):
+            return {"by": "key", "desc": descending}
+        if isinstance(by, ByStored):
+            return {"by": "stored", "f": by.field, "c": by.compare, "desc": descending}
+        if isinstance(by, ByDistance):
+            return {"by": "distance", "f": by.field, "lat": by.latitude, "lon": by.longitude}
+        found = {"by": "index", "z": self.key(by.index, by.tail), "f": by.field, "c": by.compare, "desc": descending}
+        if by.nulls:
+            found["nulls"] = self.key(by.nulls, by.tail)
+        if by.tie:
+            found["tie"] = self.key(by.tie, by.tail)
+        return found
+
+
+_NODES: dict[type[Test], Any] = {
+    Everything: lambda writer, test: {"t": "all"},
+    Nothing: lambda writer, test: {"t": "none"},
+    AnyOf: lambda writer, test: {"t": "any", "z": [writer.key(test.index, where) for where in test.tails]},
+    Range: _Writer.range,
+    KeyIs: lambda writer, test: {"t": "keys", "k": [writer.binding.keys.records + part for part in test.parts]},
+    Claimed: lambda writer, test: {"t": "claim", "h": writer.key(test.index, ""), "v": list(test.tails)},
+    Near: _Writer.near,
+    Stored: _Writer.stored,
+    AllOf: lambda writer, test: writer.children("and", test.children),
+    OneOf: lambda writer, test: writer.children("or", test.children),
+    NoneOf: lambda writer, test: {"t": "not", "n": writer.node(test.child)},
+}
+
+
+class ReadPlan(msgspec.Struct, frozen=True):
+    """What a query asks of the server."""
+
+    test: Test
+    orders: tuple[tuple[OrderBy, bool], ...]
+    mode: str
+    offset: int
+    limit: int | None
+    columns: tuple[str, ...]
+
+
+def plan_select(
+    binding: Binding,
+    plan: ReadPlan,
+    *,
+    offset: int,
+    limit: int | None,
+    cursor: bytes | None = None,
+    budget: int | None = None,
+) -> Operation:
+    """One call's part of a query."""
+    writer = _Writer(binding)
+    body: dict[str, Any] = {
+        "mode": plan.mode,
+        "where": writer.node(plan.test),
+        "offset": offset,
+        "limit": -1 if limit is None else limit,
+        "fields": plan.columns,
+        "budget": budget or (COUNT_BUDGET if plan.mode == "count" else BUDGET),
+    }
+    if plan.orders:
+        body["order"] = [writer.order(by, descending) for by, descending in plan.orders]
+    if cursor is not None:
+        body["cursor"] = msgspec.Raw(cursor)
+    rows = EXPECTED_ROWS if limit is None else min(limit, BUDGET // 4)
+    cost = 60 + (6 * rows if plan.mode == "rows" else 200)
+    join = None if cursor else (plan, offset, limit)
+    size = sum(map(len, writer.values))
+    return Operation("select", binding.layout, body, tuple(writer.values), False, cost, size, join)
+
+
+def merge_key(plan: ReadPlan, key: bytes, marks: Sequence[bytes | None]) -> list[Any]:
+    """What rows of several calls are merged by: comparable with `<`, nulls last in both directions."""
+    found: list[Any] = []
+    for (by, descending), mark in zip(plan.orders, marks, strict=False):
+        found.append(_Mark(mark, _is_number(by), descending))
+    found.append(_Mark(key, False, plan.orders[0][1] if plan.orders else False))
+    return found
+
+
+def _is_number(by: OrderBy) -> bool:
+    if isinstance(by, ByDistance):
+        return True
+    return not isinstance(by, ByKey) and (by.compare == "number" or (isinstance(by, Walk) and not by.tie))
+
+
+class _Mark:
+    """A value rows are ordered by."""
+
+    __slots__ = ("descending", "value")
+
+    def __init__(self, mark: bytes | None, number: bool, descending: bool) -> None:
+        self.value: Any = mark if mark is None or not number else Decimal(mark.decode())
+        self.descending = descending
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Mark) and self.value == other.value
+
+    def __lt__(self, other: _Mark) -> bool:
+        if self.value is None or other.value is None:
+            return other.value is None and self.value is not None
+        return bool(self.value > other.value if self.descending else self.value < other.value)

@@ -1,0 +1,210 @@
+"""Schema + values → operation: saves, deletes, loads, increments. Pure: the shell fills in nothing but the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from popoto_async.keys import COMPUTED
+from popoto_async.plan import Operation
+from popoto_async.schema import Binding
+from popoto_async.types import Row
+
+LOAD_COST = 4
+SAVE_COST = 20
+ENTRY_COST = 7
+"""Server time in microseconds, measured on one core of a small cloud machine (`python -m benchmarks`)."""
+
+BYTES_PER_COST = 500
+"""Bytes of values that cost the server one more microsecond."""
+
+COMPUTED_IF_INEXACT = "\x02"
+"""The score of an entry that a computed value occupies only if it shares its score (`save.lua`)."""
+
+Triple = tuple[int, str, str]
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def entries(binding: Binding, values: Row, touched: Collection[str] | None = None) -> list[Triple]:
+    """The entries that values imply, by slot and tail; those of the touched indexes only, where these are given."""
+    slots, schema = binding.slots, binding.schema
+    found: list[Triple] = []
+    for field in schema.indexed:
+        for entry in field.entries(values.get(field.name), values):
+            name = entry.name
+            if touched is None or name in touched:
+                found.append((slots[name], entry.tail, entry.score))
+    for composite in schema.composites:
+        if touched is None or composite.index.name in touched:
+            found.extend((slots[entry.name], entry.tail, entry.score) for entry in composite.entries(values))
+    if len(found) > 1:
+        found.sort()
+    return found
+
+
+def pack_entries(triples: list[Triple]) -> bytes:
+    """Entries as a manifest stores them."""
+    return _pack([item for triple in triples for item in triple])
+
+
+def _interleave(names: Mapping[str, bytes], encoded: Mapping[str, bytes]) -> list[bytes]:
+    found = []
+    for name, raw in encoded.items():
+        found.append(names[name])
+        found.append(raw)
+    return found
+
+
+def _cost(triples: list[Triple], size: int) -> int:
+    return SAVE_COST + ENTRY_COST * len(triples) + size // BYTES_PER_COST
+
+
+def plan_insert(
+    binding: Binding,
+    key: str,
+    values: Row,
+    encoded: Mapping[str, bytes],
+    *,
+    if_exists: str,
+    timing: Mapping[str, Any],
+    found: str | None = None,
+) -> Operation:
+    """Store a whole record: every field and every entry. `found` names the index whose owner is an answer too."""
+    triples = entries(binding, values)
+    arguments = _interleave(binding.schema.raw_names, encoded)
+    body = {
+        "key": key,
+        "mode": "insert",
+        "sets": len(arguments),
+        **timing,
+    }
+    if if_exists != "overwrite":
+        body["if_exists"] = if_exists
+    if found is not None:
+        body["found"] = binding.slots[found]
+    size = sum(map(len, arguments))
+    return Operation(
+        "save", binding.layout, body, (*arguments, pack_entries(triples)), True, _cost(triples, size), size
+    )
+
+
+class Addition(NamedTuple):
+    """A number to add on the server: to which field, how much (its stored text), and whether as doubles are added."""
+
+    field: str
+    by: str
+    is_float: bool
+
+
+def _waiting(binding: Binding, values: Row, touched: Collection[str], name: str) -> list[Triple]:
+    """The entries of the touched indexes in a row where the server computes the value of `name`."""
+    schema = binding.schema
+    waiting = {**values, name: COMPUTED}
+    owners = {id(owner): owner for index, owner in schema.owners.items() if index in touched}
+    found = [
+        (binding.slots[entry.name], entry.tail, COMPUTED_IF_INEXACT if entry.inexact else entry.score)
+        for owner in owners.values()
+        for entry in owner.waiting(waiting, name)
+        if entry.name in touched
+    ]
+    found.sort()
+    return found
+
+
+def plan_update(
+    binding: Binding,
+    key: str,
+    origin: str,
+    values: Row,
+    changed: Mapping[str, bytes | None],
+    stored: Mapping[str, bytes],
+    *,
+    if_exists: str = "overwrite",
+    version: str | None = None,
+    timing: Mapping[str, Any],
+    add: Addition | None = None,
+) -> Operation:
+    """Change some fields of a record (None: to null), and move it from the key `origin` where it differs.
+
+    Entries that also depend on fields which are not written are built on `stored`, and hold only while those stay.
+    """
+    schema = binding.schema
+    written = {*changed, add.field} if add else changed.keys()
+    touched = {index for name in written for index in schema.touches[name]}
+    expected = sorted({name for index in schema.indexes if index.name in touched for name in index.inputs} - written)
+    if not touched:
+        triples = []
+    else:
+        triples = _waiting(binding, values, touched, add.field) if add else entries(binding, values, touched)
+    arguments = _interleave(schema.raw_names, {name: raw for name, raw in changed.items() if raw is not None})
+    drops = [name.encode() for name, raw in changed.items() if raw is None]
+    body = {
+        "key": key,
+        "mode": "update",
+        "sets": len(arguments),
+        "touched": sorted(binding.slots[name] for name in touched),
+        **timing,
+    }
+    if drops:
+        body["drops"] = len(drops)
+    if if_exists != "overwrite":
+        body["if_exists"] = if_exists
+    if origin != key:
+        body["from"] = origin
+    if version is not None:
+        body["version"] = version
+    if add:
+        body["add"] = {"field": add.field, "by": add.by, "float": add.is_float}
+    if expected:
+        body.update(expect=expected, present=[int(stored.get(name) is not None) for name in expected])
+    expectations = (stored.get(name) or b"" for name in expected)
+    size = sum(map(len, arguments))
+    return Operation(
+        "save",
+        binding.layout,
+        body,
+        (*arguments, *drops, pack_entries(triples), *expectations),
+        True,
+        _cost(triples, size),
+        size,
+    )
+
+
+def plan_delete(binding: Binding, key: str) -> Operation:
+    """Remove a record with all that is its own."""
+    return Operation("delete", binding.layout, {"key": key}, (), True, SAVE_COST + ENTRY_COST * len(binding.slots))
+
+
+def plan_load(binding: Binding, key: str, fields: Collection[str] | None = None) -> Operation:
+    """Read a record by its key; some fields of it, where these are given."""
+    if fields is None:
+        return Operation("load", binding.layout, {"key": key}, (), False, LOAD_COST, 0, key)
+    return Operation("load", binding.layout, {"key": key, "fields": list(fields)}, (), False, LOAD_COST)
+
+
+def plan_expire(binding: Binding, key: str, timing: Mapping[str, Any]) -> Operation:
+    """Give a record a deadline, or take it away."""
+    return Operation("expire", binding.layout, {"key": key, **timing}, (), True, SAVE_COST)
+
+
+def plan_sweep(binding: Binding) -> Operation:
+    """Remove expired records, a bounded number."""
+    return Operation("sweep", binding.layout, {}, (), True, 4000)
+
+
+def plan_transaction(steps: list[Operation]) -> Operation:
+    """Several operations, all or none."""
+    first = steps[0].layout
+    return Operation(
+        "transaction",
+        first,
+        {},
+        (),
+        True,
+        sum(2 * step.cost for step in steps),
+        sum(step.size for step in steps),
+        None,
+        tuple(steps),
+    )

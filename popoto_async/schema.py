@@ -1,0 +1,134 @@
+"""One model class described: its fields, its indexes, the slots of these on a server. Frozen once built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from popoto_async.errors import DefinitionError
+from popoto_async.expressions import Order
+from popoto_async.fields.base import Field
+from popoto_async.fields.composite import CompositeIndex
+from popoto_async.keys import ModelKeys, model_keys
+from popoto_async.plan import Index, Layout
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `class Meta` said."""
+
+    name: str
+    order_by: tuple[Order, ...] = ()
+    ttl: float | None = None
+    abstract: bool = False
+    database: str | None = None
+    versioned: bool = False
+    immutable_key: bool = False
+
+
+class Schema(msgspec.Struct, frozen=True, eq=False):
+    """A model class as planning and databases see it.
+
+    `indexed` holds, in slot order, the fields with indexes; `touches` says which indexes a change of a field touches;
+    `stamped` are the fields that a save fills with the clock; `columns` what a load reads.
+    """
+
+    model: str
+    options: Options
+    fields: Mapping[str, Field[Any]]
+    keys: tuple[Field[Any], ...]
+    composites: tuple[CompositeIndex, ...]
+    indexes: tuple[Index, ...]
+    indexed: tuple[Field[Any], ...]
+    stamped: tuple[Field[Any], ...]
+    touches: Mapping[str, frozenset[str]]
+    owners: Mapping[str, Field[Any] | CompositeIndex]
+    columns: tuple[str, ...]
+    key_names: frozenset[str]
+    decoders: tuple[Callable[[bytes], Any], ...]
+    raw_names: Mapping[str, bytes]
+
+    def bind(self, namespace: str | None, stored: str = "") -> Binding:
+        """The keys and slots under a namespace, where the server's slot table is `stored`."""
+        return Binding(self, namespace, stored)
+
+    def key_parts(self, values: Mapping[str, Any]) -> list[str]:
+        """The escaped parts of a record's key."""
+        return [field.part(values[field.name]) for field in self.keys]
+
+
+def build_schema(
+    model: str, options: Options, fields: Mapping[str, Field[Any]], composites: list[CompositeIndex]
+) -> Schema:
+    """Describe a class whose fields are bound: connects the fields and collects their indexes."""
+    keys = tuple(field for field in fields.values() if field.is_key)
+    for field in fields.values():
+        field.sole_key = len(keys) == 1 and field is keys[0]
+    indexes: list[Index] = []
+    owners: dict[str, Field[Any] | CompositeIndex] = {}
+    for field in fields.values():
+        field.connect(fields)
+        for index in field.indexes():
+            indexes.append(index)
+            owners[index.name] = field
+    for composite in composites:
+        if composite.index.name in owners:
+            raise DefinitionError(f"{model}: two indexes over {composite.names}", model=model)
+        indexes.append(composite.index)
+        owners[composite.index.name] = composite
+    touches = {name: frozenset(index.name for index in indexes if name in index.inputs) for name in fields}
+    return Schema(
+        model,
+        options,
+        fields,
+        keys,
+        tuple(composites),
+        tuple(indexes),
+        tuple(field for field in fields.values() if any(field is owner for owner in owners.values())),
+        tuple(field for field in fields.values() if field.stamps),
+        touches,
+        owners,
+        (*fields, "$v") if options.versioned else tuple(fields),
+        frozenset(field.name for field in keys),
+        tuple(field.codec.decode for field in fields.values()),
+        {name: name.encode() for name in fields},
+    )
+
+
+class Binding:
+    """A schema under one namespace and one slot table: what turns entries into the numbers and keys of the wire."""
+
+    __slots__ = ("keys", "layout", "prefixes", "schema", "slot_names", "slots", "tailed")
+
+    def __init__(self, schema: Schema, namespace: str | None, stored: str) -> None:
+        self.schema = schema
+        self.keys: ModelKeys = model_keys(schema.options.name, namespace)
+        self.prefixes = {
+            index.name: self.keys.index_prefix(index.name, tailed=index.tailed) for index in schema.indexes
+        }
+        lines = stored.split("\n") if stored else []
+        places = {line: slot for slot, line in enumerate(lines)}
+        self.slots: dict[str, int] = {}
+        for index in schema.indexes:
+            line = index.kind + self.prefixes[index.name]
+            if line not in places:
+                places[line] = len(lines)
+                lines.append(line)
+            self.slots[index.name] = places[line]
+        self.slot_names = {slot: name for name, slot in self.slots.items()}
+        wire = {
+            "class": self.keys.klass,
+            "man": self.keys.manifests,
+            "exp": self.keys.deadlines,
+            "slots": self.keys.slots,
+            "table": lines,
+            "was": stored,
+            "versioned": schema.options.versioned,
+            "fields": schema.columns,
+        }
+        self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), (self.keys.klass, *lines))
+
+    def record_key(self, values: Mapping[str, Any]) -> str:
+        """The key of the record with these values."""
+        return self.keys.record(self.schema.key_parts(values))
