@@ -1,0 +1,1 @@
+"""The Lua files, one per operation, and their loader."""

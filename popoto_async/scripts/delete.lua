@@ -1,0 +1,17 @@
+-- purpose: remove a record with everything that is its own
+-- keys: the record, the index keys its manifest names, $Class, $Man, $Exp
+-- args: op.key
+-- reply: ok 1 or 0 (whether it existed) | foreign key type
+
+operations.delete = function(call, op, model)
+  local old, foreign = read_manifest(model, op.key)
+  if foreign then
+    return foreign
+  end
+  if not old.mark and not old.companion then
+    return {'ok', 0}
+  end
+  remove_record(model, op.key, old)
+  redis.call('DEL', op.key)
+  return {'ok', old.mark and 1 or 0}
+end

@@ -1,0 +1,131 @@
+-- purpose: the plan of a select, chosen by estimated cost, and its way through a cursor and back
+-- defines: choice
+-- include: lib/estimate.lua
+-- include: lib/strata.lua
+
+-- A plan is {kind, …}: where candidates come from and, once it is begun, how far it got. A cursor is a plan, packed.
+-- `sorted` says that candidates don't come in order: the pages of several calls are to be merged by their marks.
+local choice = {}
+
+-- How much more a candidate costs that is sorted than one that is only walked.
+local SORTED = 2
+
+-- How many of `size` candidates it takes until the page is full, when all terms but one decide; and what they cost.
+local function until_full(query, size, term)
+  local share, weight = 1, 1
+  for number, other in ipairs(query.terms) do
+    if number ~= term then
+      share, weight = share * estimate.share(other, query.model), weight + other.weight
+    end
+  end
+  local candidates = math.min(size, query.want / share)
+  return candidates, candidates * weight
+end
+
+local function has_ties(by, term)
+  local lo, hi = term and term.lo or '-inf', term and term.hi or '+inf'
+  return by.tie and redis.call('ZCOUNT', by.tie, lo, hi) > 0
+end
+
+-- The most halvings after which a disc still holds enough candidates.
+local function ring_depth(query, term, enough)
+  local least, most = 0, math.max(0, math.floor(math.log(ring(query, term, 0, true).r) / math.log(2)))
+  while least < most do
+    local middle = math.ceil((least + most) / 2)
+    if estimate.size(ring(query, term, middle, true), query.model) >= enough then
+      least = middle
+    else
+      most = middle - 1
+    end
+  end
+  return least
+end
+
+-- Plans that bring records in the first order, by what that is; each is offered with an estimate of its cost.
+local offers = {}
+
+local function offer_walk(query, offer, plan, size)
+  local _, cost = until_full(query, size, plan.term)
+  offer(plan, cost)
+end
+
+function offers.key(query, offer)
+  offer_walk(query, offer, {kind = 'walk', term = 0}, redis.call('ZCARD', query.model.class))
+  for number, term in ipairs(query.terms) do
+    if term.t == 'any' and #term.z == 1 then
+      offer_walk(query, offer, {kind = 'walk', term = number}, estimate.size(term, query.model))
+    end
+  end
+end
+
+function offers.index(query, offer)
+  local by, along, size = query.orders[1], 0, nil
+  for number, term in ipairs(query.terms) do
+    if term.t == 'range' and term.z == by.z then
+      along, size = number, estimate.size(term, query.model)
+    end
+  end
+  size = size or redis.call('ZCARD', by.z) + (by.nulls and redis.call('ZCARD', by.nulls) or 0)
+  local sorted = #query.orders > 1 or has_ties(by, query.terms[along]) or false
+  offer_walk(query, offer, {kind = 'walk', term = along, sorted = sorted}, size)
+end
+
+function offers.distance(query, offer)
+  local by = query.orders[1]
+  for number, term in ipairs(query.terms) do
+    if (term.t == 'near' or term.t == 'box') and term.f == by.f then
+      local size = estimate.size(term, query.model)
+      local enough, cost = until_full(query, size, number)
+      local depth = enough < size and ring_depth(query, term, 2 * enough) or 0
+      offer({kind = 'rings', term = number, sorted = true, depth = depth}, 2 * SORTED * cost)
+    end
+  end
+end
+
+function offers.stored() end
+
+-- A plan ready to be followed from its beginning.
+local function begun(query, plan)
+  plan.skip, plan.left, plan.found, plan.walked = query.offset, query.limit, 0, 0
+  return plan
+end
+
+local function drive_plan(query)
+  return {kind = 'drive', picks = {}, sorted = query.op.mode ~= 'count'}
+end
+
+function choice.plan(query)
+  local best, rival = drive_plan(query), SORTED * estimate.cost(query.where, query.model)
+  local least = rival
+  if query.op.mode ~= 'count' then
+    offers[query.orders[1].by](query, function(plan, cost)
+      if cost <= least then
+        best, least = plan, cost
+      end
+    end)
+  end
+  best.rival = rival
+  return begun(query, best)
+end
+
+-- A walk that has found nothing and has cost as much as all of another plan would is given up for that: nothing has
+-- been shown yet that would have to be taken back.
+local function reconsidered(query, plan)
+  local nothing = plan.found == 0 and plan.skip == query.offset and plan.left == query.limit
+  plan.walked = plan.walked + query.examined * (1 + query.where.weight)
+  if plan.kind == 'walk' and nothing and plan.walked > plan.rival then
+    return begun(query, drive_plan(query))
+  end
+  return plan
+end
+
+function choice.cursor(query, plan)
+  plan = reconsidered(query, plan)
+  plan.left = plan.left == math.huge and -1 or plan.left
+  return cmsgpack.pack(plan)
+end
+
+function choice.resumed(cursor)
+  cursor.left = cursor.left < 0 and math.huge or cursor.left
+  return cursor
+end

@@ -1,0 +1,132 @@
+-- purpose: the answer of a select, collected from the candidates that pass
+-- defines: collectors
+-- include: lib/order.lua
+-- include: lib/view.lua
+-- include: lib/walk.lua
+
+-- The columns of a record, or nil if there is none under the key.
+local function read_row(query, key)
+  if query.op.mode == 'keys' then
+    return redis.call('HEXISTS', key, '$') == 1 and {} or nil
+  end
+  local row = redis.call('HMGET', key, unpack(query.columns))
+  return table.remove(row) and row or nil
+end
+
+local function page()
+  return {keys = {}, rows = {}}
+end
+
+local function add_to(shown, query, key)
+  local row = read_row(query, key)
+  if row then
+    table.insert(shown.keys, key)
+    table.insert(shown.rows, row)
+  end
+  return row ~= nil
+end
+
+local function page_reply(query, shown, cursor, marks)
+  local rows = query.op.mode == 'rows' and shown.rows or {}
+  return {cursor and 'more' or 'ok', shown.keys, rows, query.examined, cursor or (marks and false), marks}
+end
+
+-- Candidates that come in order: the page is full when enough of them have been shown.
+local function collect_in_order(query, plan, show, reply)
+  return {
+    -- Where the index answers alone, an offset is a rank.
+    jump = function(position)
+      local source = position.source
+      if source.z and #source.tests + #source.excepts == 0 then
+        local jump = math.min(plan.skip, position.stop - position.next)
+        plan.skip, position.next = plan.skip - jump, position.next + jump
+      end
+    end,
+    take = function(_, found)
+      for _, key in ipairs(found) do
+        if plan.skip > 0 then
+          plan.skip = plan.skip - 1
+        elseif show(key) then
+          plan.left = plan.left - 1
+          if plan.left == 0 then
+            return true
+          end
+        end
+      end
+      return false
+    end,
+    is_full = function() return plan.left == 0 end,
+    reply = reply,
+  }
+end
+
+-- Candidates that come in no order, or only by strata: the best of a call are shown when it ends.
+local function collect_sorted(query, plan)
+  local kinds, view = order.kinds(query.orders), query.view
+  local best = order.best(query.orders, kinds, query.want)
+  local endless, resumed, added = query.want == math.huge, query.op.cursor, 0
+
+  local function take(position, found)
+    local source, last = position.source, nil
+    view.spent = view.spent + #found * (endless and COST.sort_all or COST.sort)
+    for _, item in ipairs(order.items(query.orders, kinds, found, view)) do
+      if best.wants(item) and (endless or view.value(item.key, '$')) then
+        best.add(item)
+        added, plan.found = added + 1, plan.found + 1
+        if added <= query.want then
+          view.spent = view.spent + COST.show
+        end
+        last = plan.found == query.want and item.key or last
+      end
+    end
+    -- Along an order, nothing beyond the score that fills the page can still come into it.
+    if last and plan.kind == 'walk' then
+      plan.edge = redis.call('ZSCORE', source.z, last)
+      walk.end_at(position, plan.edge)
+    end
+    return source.in_order and plan.found >= query.want
+  end
+
+  local function reply(cursor)
+    local shown, marks = page(), {}
+    local in_parts = cursor or resumed
+    for i, item in ipairs(best.sorted()) do
+      if (in_parts or i > query.offset) and add_to(shown, query, item.key) then
+        marks[#marks + 1] = order.texts(query.orders, kinds, item, view)
+      end
+    end
+    return page_reply(query, shown, cursor, in_parts and marks or nil)
+  end
+
+  return {
+    jump = function() end, take = take, reply = reply,
+    is_full = function() return plan.found >= query.want end,
+  }
+end
+
+local collectors = {}
+
+function collectors.rows(query, plan)
+  if plan.sorted then
+    return collect_sorted(query, plan)
+  end
+  local shown = page()
+  return collect_in_order(query, plan, function(key)
+    query.view.spent = query.view.spent + COST.show
+    return add_to(shown, query, key)
+  end, function(cursor)
+    return page_reply(query, shown, cursor)
+  end)
+end
+
+collectors.keys = collectors.rows
+
+function collectors.count(query, plan)
+  local counted = 0
+  return collect_in_order(query, plan, function()
+    counted = counted + 1
+    return true
+  end, function(cursor)
+    return {cursor and 'more' or 'ok', counted, query.examined, cursor}
+  end)
+end

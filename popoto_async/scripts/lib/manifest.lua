@@ -1,0 +1,43 @@
+-- purpose: the manifest of a record: what it occupies, read and stored
+-- defines: MANIFEST_INLINE, EMPTY, read_manifest, store_manifest, forget_manifest
+
+-- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
+local MANIFEST_INLINE = 64
+local EMPTY = cmsgpack.pack({})
+
+-- What stands under a record's key: `mark` is its field `$` (false: no record), `text` its manifest, which may be that of
+-- a record that expired and was not swept yet. The second result is an outcome when the key holds something else; a hash
+-- without `$` is something else, too.
+local function read_manifest(model, key)
+  local mark = redis.pcall('HGET', key, '$')
+  if is_error(mark) then
+    return nil, {'foreign', key, redis.call('TYPE', key).ok}
+  end
+  if mark and mark ~= '' then
+    return {mark = mark, text = mark}
+  end
+  if not mark and redis.call('EXISTS', key) == 1 then
+    return nil, {'foreign', key, 'hash'}
+  end
+  local companion = run('HGET', model.man, key)
+  return {mark = mark, text = companion or EMPTY, companion = companion}
+end
+
+-- Stores a manifest outside the hash where it must be, and returns what field `$` has to hold.
+local function store_manifest(model, key, old, text, expiring)
+  local outside = expiring or #text > MANIFEST_INLINE
+  local before = old.companion
+  if outside and before ~= text then
+    local inverse = before and {'HSET', model.man, key, before} or {'HDEL', model.man, key}
+    write(inverse, 'HSET', model.man, key, text)
+  elseif not outside and before then
+    write({'HSET', model.man, key, before}, 'HDEL', model.man, key)
+  end
+  return outside and '' or text
+end
+
+local function forget_manifest(model, key, old)
+  if old.companion then
+    write({'HSET', model.man, key, old.companion}, 'HDEL', model.man, key)
+  end
+end

@@ -1,0 +1,47 @@
+-- purpose: a select with all that is worked out once
+-- defines: describe
+-- include: lib/tree.lua
+-- include: lib/view.lua
+
+local BUDGET = 2000
+
+-- Orders without those that can't matter any more.
+local function significant(orders)
+  local kept = {}
+  for _, by in ipairs(orders or {}) do
+    local first = kept[1]
+    if by.by == 'key' then
+      if not first or (by.desc or false) ~= (first.desc or false) then
+        kept[#kept + 1] = by
+      end
+      return kept
+    end
+    kept[#kept + 1] = by
+  end
+  return #kept > 0 and kept or {{by = 'key'}}
+end
+
+-- The operation with the terms of its conjunction, the orders that matter, and what may be read of records.
+local function describe(op, model)
+  tree.at = op.at
+  local where, fields, names = op.where or {t = 'all'}, {['$'] = true}, {}
+  tree.prepare(where, fields)
+  local orders = significant(op.order)
+  for _, by in ipairs(orders) do
+    if by.f then
+      fields[by.f] = true
+    end
+  end
+  for name in pairs(fields) do
+    names[#names + 1] = name
+  end
+  local columns = {unpack(op.fields or {})}
+  columns[#columns + 1] = '$'
+  local limit = op.limit and op.limit >= 0 and op.limit or math.huge
+  return {
+    op = op, model = model, columns = columns, where = where, orders = orders, view = view_of(names),
+    terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
+    offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
+    budget = op.budget or BUDGET, examined = 0,
+  }
+end

@@ -1,0 +1,74 @@
+-- purpose: going through the candidates of a plan until the page is full, all are seen or the budget is spent
+-- defines: scan
+-- include: lib/driver.lua
+-- include: lib/strata.lua
+-- include: lib/view.lua
+-- include: lib/walk.lua
+
+-- Chunks double, so that a small page looks at little more than itself.
+local CHUNK = {first = 32, largest = 500}
+
+local function is_spent(query)
+  return query.examined >= query.budget or query.view.spent >= query.budget
+end
+
+-- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did.
+local function next_chunk(query, source)
+  local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
+  local affordable = math.min((query.budget - query.view.spent) / rate, query.budget - query.examined)
+  local size = math.min(query.chunk, CHUNK.largest, affordable)
+  query.chunk = 2 * query.chunk
+  return math.max(1, math.floor(size))
+end
+
+-- Goes through a source until it ends, the page is full or the budget is spent; says which, and the last member seen.
+local function scan_source(query, position, collect)
+  local source, view = position.source, query.view
+  collect.jump(position)
+  view.spent = view.spent + COST.open
+  while position.next < position.stop do
+    local first = position.next
+    local members = walk.take(position, next_chunk(query, source), view)
+    local seen = position.next - first
+    query.examined, view.spent = query.examined + seen, view.spent + seen * COST.walk
+    if collect.take(position, driver.filter(source, members, view)) then
+      return 'full'
+    elseif is_spent(query) and position.next < position.stop then
+      return 'spent', members[#members]
+    end
+  end
+  return 'ended'
+end
+
+-- Goes through strata and sources from plan.at; leaves there where to go on, nothing when all is done.
+local function scan(query, plan, collect)
+  local at = plan.at or {stratum = 1, source = 1}
+  plan.at, query.chunk = nil, CHUNK.first
+  local sources = strata[plan.kind](query, plan, at.stratum)
+  while sources do
+    while at.source <= #sources do
+      if is_spent(query) then
+        plan.at = at
+        return
+      end
+      local position = walk.open(sources[at.source], (at.member or at.rank) and at)
+      if plan.edge then
+        walk.end_at(position, plan.edge)
+      end
+      local state, last = scan_source(query, position, collect)
+      if state == 'full' then
+        return
+      elseif state == 'spent' then
+        plan.at = walk.place(position, last)
+        plan.at.stratum, plan.at.source = at.stratum, at.source
+        return
+      end
+      at = {stratum = at.stratum, source = at.source + 1}
+    end
+    if collect.is_full() then
+      return
+    end
+    at = {stratum = at.stratum + 1, source = 1}
+    sources = strata[plan.kind](query, plan, at.stratum)
+  end
+end

@@ -1,0 +1,56 @@
+-- purpose: where the candidates of a plan come from
+-- defines: strata, ring
+-- include: lib/driver.lua
+-- include: lib/geo.lua
+
+-- Candidates come in strata: every record of one stands before all of the next, so a page that is full at the end of a
+-- stratum is final. Within a stratum they come from sources, in any order.
+
+-- The sources of a stratum (from 1), by kind of plan; nil after the last one.
+local strata = {}
+
+function strata.drive(query, plan, number)
+  return number == 1 and driver.sources(query.where, query.model, {list = plan.picks, made = 0}) or nil
+end
+
+-- Along an order: an index, then its nulls; or a set whose members stand in key order.
+function strata.walk(query, plan, number)
+  local by, term, source = query.orders[1], query.terms[plan.term], nil
+  if by.by == 'key' and number == 1 then
+    source = {z = term and term.z[1] or query.model.class, in_order = true}
+  elseif by.by == 'index' and number == 1 then
+    source = {z = by.z, lo = term and term.lo, hi = term and term.hi, in_order = not plan.sorted}
+    source.tests = term and term.x and {term}
+  elseif by.nulls and not term and number == 2 then
+    source = {z = by.nulls, in_order = #query.orders == 1}
+  else
+    return nil
+  end
+  source.desc = by.desc
+  driver.source(source)
+  driver.add_tests(source, query.terms, term)
+  return {source}
+end
+
+-- The ring of a disc around the centre of the order that is `depth` halvings smaller than the whole area.
+local function ring(query, term, depth, innermost)
+  local by = query.orders[1]
+  local outer = (geo.reach(term, by.lat, by.lon) + 1) / 2 ^ depth
+  return {
+    t = 'near', z = term.z, pole = term.pole, f = term.f, lat = by.lat, lon = by.lon,
+    r = outer, beyond = innermost and -1 or outer / 2, weight = 1,
+  }
+end
+
+-- Rings around a point, the innermost first.
+function strata.rings(query, plan, number)
+  local depth = plan.depth - number + 1
+  if depth < 0 then
+    return nil
+  end
+  local sources = driver.area(ring(query, query.terms[plan.term], depth, number == 1))
+  for _, source in ipairs(sources) do
+    driver.add_tests(source, query.terms)
+  end
+  return sources
+end

@@ -1,0 +1,80 @@
+"""Lua files → scripts ready to be sent: headers read, includes flattened, the sha computed.
+
+Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
+stands for that file's text; each file is included once, where it is first asked for, which may be inside a function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+import msgspec
+
+SCRIPT_HEADER = ("purpose", "keys", "args", "reply")
+FRAGMENT_HEADER = ("purpose", "defines")
+"""What the header of a file must tell: of a script or an operation, and of a fragment in `lib/`."""
+
+_INCLUDE = re.compile(r"\s*-- include: (\S+)\s*")
+_HEADER = re.compile(r"-- (\w+): (\S.*)")
+_COMMENT = re.compile(r"\s*(--(?!\[\[).*)?")
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One script: its file name, its text without includes and comments, the sha1 of that text, its header."""
+
+    name: str
+    text: str
+    sha: str
+    header: Mapping[str, str]
+
+
+@cache
+def load(name: str) -> Script:
+    """The script in the file `name` (`"run.lua"`). ValueError for an incomplete header or a circle of includes."""
+    return assemble(name, _read(name))
+
+
+def assemble(name: str, text: str) -> Script:
+    """A script from a text that is in no file; its includes are those of this folder."""
+    header = _header(name, text)
+    flat = "\n".join(_flatten(name, text, chain=(), included=set())) + "\n"
+    return Script(name, flat, hashlib.sha1(flat.encode(), usedforsecurity=False).hexdigest(), header)
+
+
+def _read(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _header(name: str, text: str) -> Mapping[str, str]:
+    header = {}
+    for line in text.splitlines():
+        found = _HEADER.fullmatch(line)
+        if found is None or found[1] == "include":
+            break
+        header[found[1]] = found[2].strip()
+    required = FRAGMENT_HEADER if name.startswith("lib/") else SCRIPT_HEADER
+    if missing := [f"-- {word}: …" for word in required if word not in header]:
+        raise ValueError(f"{name} must begin with the lines {', '.join(missing)}")
+    return MappingProxyType(header)
+
+
+def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines of a text with those of its includes in their place, less comments and empty lines."""
+    if name in chain:
+        raise ValueError(f"includes go in a circle: {' → '.join((*chain, name))}")
+    if name in included:
+        return []
+    included.add(name)
+    _header(name, text)
+    lines = []
+    for line in text.splitlines():
+        if found := _INCLUDE.fullmatch(line):
+            lines += _flatten(found[1], _read(found[1]), chain=(*chain, name), included=included)
+        elif not _COMMENT.fullmatch(line):
+            lines.append(line.rstrip())
+    return lines

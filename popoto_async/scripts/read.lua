@@ -1,0 +1,29 @@
+-- purpose: the operations that only read, for EVALSHA_RO, replicas and servers at maxmemory
+-- keys: the class key of the first operation; all others share its hash tag
+-- args: the header, then the values it refers to
+-- reply: time in µs, outcomes
+
+local operations = {}
+-- include: lib/decimal.lua
+-- include: lib/writes.lua
+-- include: lib/manifest.lua
+-- include: lib/main.lua
+-- include: load.lua
+-- include: select.lua
+
+local call = cmsgpack.unpack(ARGV[1])
+local time = redis.call('TIME')
+call.micros = time[1] * 1000000 + time[2]
+call.now = math.floor(call.micros / 1000)
+
+-- Where expired records wait, this script can't sweep them: the writing one has to answer.
+local outcomes = {}
+for i, op in ipairs(call.ops) do
+  local model = call.models[op.m]
+  if model.refusal == nil then
+    local done, due = pcall(run, 'ZRANGEBYSCORE', model.exp, '-inf', call.now, 'LIMIT', 0, 1)
+    model.refusal = not done and failure(due) or (#due > 0 and {'due'})
+  end
+  outcomes[i] = model.refusal or run_operation(call, op, model)
+end
+return {string.format('%.0f', call.micros), outcomes}

@@ -1,0 +1,9 @@
+-- purpose: remove expired records, a bounded number
+-- keys: the expired records, the index keys their manifests name, $Class, $Man, $Exp
+-- args: none
+-- reply: ok swept more (1 when more are waiting)
+
+operations.sweep = function(call, op, model)
+  local more, swept = sweep_due(model, call.now, SWEEP)
+  return {'ok', swept, more and 1 or 0}
+end
