@@ -1,0 +1,112 @@
+"""Operations on their way: a ticket for each, a call for many, packed as the scripts read it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from popoto_async.errors import PopotoError
+from popoto_async.plan import Operation, Outcome
+from popoto_async.tracing import Trace
+
+_READS = {"load", "select"}
+"""Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
+
+
+class Waiter(Protocol):
+    """Who waits for the outcome of an operation."""
+
+    def done(self) -> bool:
+        """Whether it waits no more."""
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Take the outcome."""
+
+    def fail(self, error: BaseException) -> None:
+        """Take the error in place of an outcome."""
+
+
+class Holder(Protocol):
+    """A lane whose operations another one's have to wait for."""
+
+    pending: dict[str, int]
+    follower: Any
+
+
+class Ticket:
+    """An operation in a queue, with those who wait for its outcome and the traces that want to know of it."""
+
+    __slots__ = ("alone", "behind", "left", "operation", "traces", "waiters")
+
+    def __init__(self, operation: Operation, waiter: Waiter, alone: bool, traces: tuple[Trace, ...]) -> None:
+        self.operation = operation
+        self.waiters = [waiter]
+        self.alone = alone
+        self.traces = traces
+        self.behind: Holder | None = None
+        """Whether it was begun by somebody who waits for several at once."""
+        self.left = False
+
+    @property
+    def models(self) -> Collection[str]:
+        """The class keys of the models it is about."""
+        operation = self.operation
+        if operation.steps:
+            return {operation.layout.klass, *(step.layout.klass for step in operation.steps)}
+        return (operation.layout.klass,)
+
+    @property
+    def may_have_changed(self) -> bool:
+        """Whether it may have changed something by now; a read that sweeps expired records is still a read."""
+        return self.left and self.operation.writes and self.operation.name not in _READS
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for the outcome."""
+        return any(not waiter.done() for waiter in self.waiters)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the outcome to all, also to those who wait no more: their request was carried out."""
+        for waiter in self.waiters:
+            waiter.deliver(outcome)
+
+    def fail(self, error: PopotoError) -> None:
+        """Give the error to all, an object of its own to each."""
+        for waiter in self.waiters:
+            own = type(error)(*error.args, model=self.operation.layout.model, hint=error.hint)
+            own.__cause__ = error.__cause__
+            waiter.fail(own)
+
+
+class Call(NamedTuple):
+    """A call ready to send (`docs/architecture.md`)."""
+
+    tickets: list[Ticket]
+    header: dict[str, Any]
+    values: list[bytes]
+    writes: bool
+
+
+def pack(tickets: list[Ticket]) -> Call:
+    """The header and the values of a call that carries these operations in this order."""
+    models: dict[Any, int] = {}
+    wires: list[msgspec.Raw] = []
+    values: list[bytes] = []
+
+    def place(operation: Operation) -> dict[str, Any]:
+        layout = operation.layout
+        m = models.get(layout.identity)
+        if m is None:
+            wires.append(msgspec.Raw(layout.wire))
+            m = models[layout.identity] = len(wires)
+        body = {**operation.body, "op": operation.name, "m": m, "at": len(values) + 2}
+        values.extend(operation.values)
+        if operation.steps:
+            body["ops"] = [place(step) for step in operation.steps]
+        return body
+
+    operations = [place(ticket.operation) for ticket in tickets]
+    writes = any(ticket.operation.writes for ticket in tickets)
+    return Call(tickets, {"models": wires, "ops": operations}, values, writes)

@@ -1,0 +1,276 @@
+"""One request on its way: a future that plans when it is admitted, sends, and plans again where the server says so.
+
+Verbs return flights, not coroutines, so that `gather` needs no task for each of thousands; where a coroutine is asked
+for (`create_task`, `asyncio.run`), a flight behaves as one. Like a coroutine it begins when it is first waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextvars import Context
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import msgspec
+
+from popoto_async.calls import Ticket
+from popoto_async.database import Database, require_seconds
+from popoto_async.errors import NotAwaited, OutcomeUnknown, PopotoError, TimedOut
+from popoto_async.pending import Pending
+from popoto_async.plan import Operation, Outcome
+from popoto_async.schema import Binding, Schema
+from popoto_async.tracing import batching_off, current_traces
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Request(Protocol[T_co]):
+    """What a flight carries: how to plan it, and what its outcome means."""
+
+    schema: Schema
+
+    def plan(self, binding: Binding) -> Operation:
+        """The operation under a slot table."""
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Build on these stored values from now on."""
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> T_co:
+        """The value of an outcome, or the error it stands for."""
+
+    def withdraw(self) -> None:
+        """The request was not carried out."""
+
+
+class Flight(asyncio.Future[T]):
+    """A request under way; `prepare` makes it when it is admitted, given the server's clock in seconds of 1970."""
+
+    __slots__ = (
+        "_binding",
+        "_coroutine",
+        "_cost",
+        "_database",
+        "_dispatcher",
+        "_prepare",
+        "_request",
+        "_started",
+        "_ticket",
+        "_timeout",
+        "_timer",
+        "_verb",
+        "_whose",
+        "alone",
+        "traces",
+    )
+
+    def __init__(
+        self,
+        whose: str,
+        verb: str,
+        database: Database,
+        prepare: Callable[[float], Request[T]],
+        cost: int,
+        timeout: float | None,
+    ) -> None:
+        self._started = True  # nothing to warn of where the next line raises: outside a loop
+        super().__init__(loop=asyncio.get_running_loop())
+        self._whose, self._verb, self._database, self._prepare, self._cost = whose, verb, database, prepare, cost
+        self._timeout = database.settings.timeout if timeout is None else timeout
+        self._started = False
+        self._request: Request[T] | None = None
+        self._ticket: Ticket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"{self._whose}.{self._verb}"
+
+    # On the way --------------------------------------------------------------------------------------------------
+
+    def _start(self, *, in_turn: bool = False) -> None:
+        self._started = True
+        self.traces, self.alone = current_traces.get(), batching_off.get()
+        try:
+            self._dispatcher = self._database.session().dispatcher
+            if self._timeout is not None:
+                require_seconds("timeout", self._timeout)
+                self._timer = self.get_loop().call_later(self._timeout, self._expire)
+        except PopotoError as error:
+            self.set_exception(error)
+            return
+        if in_turn:
+            # Where tasks begin too, so that a gather of flights and coroutines begins them in its order.
+            self.get_loop().call_soon(self._dispatcher.start, self, self._cost)
+        else:
+            self._dispatcher.start(self, self._cost)
+
+    def launch(self) -> None:
+        """Plan and queue: called when the dispatcher admits the flight."""
+        if self.done():
+            return
+        try:
+            self._request = self._prepare(self._dispatcher.clock.now())
+            self._binding = self._database.binding(self._request.schema)
+            self._send(self._request.plan(self._binding))
+        except BaseException as error:
+            self.fail(error)
+
+    def _send(self, operation: Operation) -> None:
+        self._ticket = Ticket(operation, self, self.alone, self.traces)
+        self._dispatcher.submit(self._ticket)
+
+    def deliver(self, outcome: Outcome) -> None:
+        """An outcome came back. Also where nobody waits any more: the request is told what was done."""
+        request, status = self._request, outcome[0]
+        assert request is not None
+        self._ticket = None  # it refers to this flight: without it, no cycle is left for the collector
+        try:
+            if status not in _AGAIN:
+                result = request.conclude(outcome, self._binding)
+                if not self.done():
+                    self._finish()
+                    self.set_result(result)
+            elif self.done():
+                request.withdraw()
+            else:
+                self._again(request, status, outcome)
+        except BaseException as error:
+            if not self.done():
+                self._finish()
+                self.set_exception(error)
+
+    def _again(self, request: Request[T], status: bytes, outcome: Outcome) -> None:
+        if status == b"slots":
+            self._binding = self._database.rebind(request.schema, outcome[1].decode())
+        elif status == b"moved":
+            request.overtaken(outcome[1])
+        operation = request.plan(self._binding)
+        if status == b"due":
+            # Expired records wait; the writing script sweeps as many as one call may, and more in the next.
+            operation = msgspec.structs.replace(operation, writes=True, join=None)
+        self._send(operation)
+
+    def fail(self, error: BaseException) -> None:
+        """The request was not carried out, as far as is known."""
+        self._ticket = None
+        if self._request is not None:
+            self._request.withdraw()
+        if not self.done():
+            self._finish()
+            self.set_exception(error)
+
+    def _finish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        if self.done():
+            return
+        ticket, seconds = self._ticket, f"{self._timeout:g} s"
+        if ticket is not None and ticket.may_have_changed:
+            self.set_exception(
+                OutcomeUnknown(
+                    f"{self._name}: no outcome within {seconds}; it may yet be carried out",
+                    hint="load the record to see what is stored before you do it again",
+                )
+            )
+        else:
+            self.set_exception(TimedOut(f"{self._name}: no answer within {seconds}"))
+
+    # Waiting -----------------------------------------------------------------------------------------------------
+
+    def add_done_callback(self, function: Callable[..., Any], /, *, context: Context | None = None) -> None:
+        """Call a function when the flight is done; this begins it."""
+        if not self._started:
+            self._start(in_turn=True)
+        super().add_done_callback(function, context=context)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._started:
+            self._start()
+        return super().__await__()
+
+    def _as_coroutine(self) -> Coroutine[Any, Any, T]:
+        try:
+            return self._coroutine
+        except AttributeError:
+            self._coroutine: Coroutine[Any, Any, T] = _wait(self)
+            return self._coroutine
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine's."""
+        return self._as_coroutine().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As a coroutine's."""
+        self._started = True  # a task that is cancelled before its first step never begins the flight
+        return self._as_coroutine().throw(*error)
+
+    def close(self) -> None:
+        """As a coroutine's."""
+        self._started = True
+        self._as_coroutine().close()
+
+    # Used without await ------------------------------------------------------------------------------------------
+
+    def _refuse(self) -> NoReturn:
+        self._started = True
+        raise NotAwaited(f"{self._name}(…) was not awaited", hint=f"write: await {self._name}(…)")
+
+    def __bool__(self) -> bool:
+        self._refuse()
+
+    def __len__(self) -> int:
+        self._refuse()
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a future's own is the old form of await
+        self._refuse()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_", "cr_")) or name in Flight.__slots__:
+            raise AttributeError(name)
+        self._refuse()
+
+    def __repr__(self) -> str:
+        return f"<{self._name}(…) {'under way' if self._started else 'not awaited'}>"
+
+    def __del__(self) -> None:
+        if not self._started:
+            warnings.warn(f"{self._name}(…) was never awaited", RuntimeWarning, stacklevel=2)
+        super().__del__()  # the C class has it: it tells of errors that nobody asked for
+
+
+_AGAIN = frozenset({b"slots", b"moved", b"due"})
+"""Outcomes that mean: plan again."""
+
+
+async def _wait(flight: Flight[T]) -> T:
+    return await flight
+
+
+def fly(
+    whose: str,
+    verb: str,
+    database: Database,
+    prepare: Callable[[float], Request[T]],
+    cost: int,
+    timeout: float | None = None,
+) -> Coroutine[Any, Any, T]:
+    """A flight; outside an event loop, a coroutine that starts one in the loop that runs it."""
+    try:
+        return Flight(whose, verb, database, prepare, cost, timeout)
+    except RuntimeError:
+        return Pending(_later(whose, verb, database, prepare, cost, timeout), f"{whose}.{verb}")
+
+
+async def _later(
+    whose: str,
+    verb: str,
+    database: Database,
+    prepare: Callable[[float], Request[T]],
+    cost: int,
+    timeout: float | None,
+) -> T:
+    return await Flight(whose, verb, database, prepare, cost, timeout)
