@@ -1,0 +1,127 @@
+"""popoto_async: an async-first ORM for Redis and Valkey."""
+
+from popoto_async.bulk import Summary
+from popoto_async.database import Database, configure, connect, using
+from popoto_async.errors import (
+    AlreadyExists,
+    ContentError,
+    CorruptIndex,
+    CorruptRecord,
+    DatabaseError,
+    DefinitionError,
+    EmbeddingError,
+    InvalidLookup,
+    MissingPartition,
+    ModelException,
+    MultipleResults,
+    NotAwaited,
+    NotFound,
+    NotLoaded,
+    OutcomeUnknown,
+    Overloaded,
+    PopotoError,
+    QueryException,
+    RecordGone,
+    SkipSaveException,
+    StaleRecord,
+    TimedOut,
+    Unavailable,
+    UniqueViolation,
+    UnknownField,
+    ValidationError,
+)
+from popoto_async.expressions import Attr
+from popoto_async.fields.auto_key_field import AutoKeyField
+from popoto_async.fields.base import Field
+from popoto_async.fields.datetime_field import DatetimeField
+from popoto_async.fields.geo_field import GeoField
+from popoto_async.fields.indexed_field import IndexedField, UniqueField
+from popoto_async.fields.key_field import KeyField, UniqueKeyField
+from popoto_async.fields.shortcuts import (
+    BooleanField,
+    BytesField,
+    DateField,
+    DecimalField,
+    DictField,
+    FloatField,
+    IntField,
+    ListField,
+    SetField,
+    StringField,
+    TimeField,
+    TupleField,
+)
+from popoto_async.fields.sorted_field import SortedField, SortedKeyField
+from popoto_async.model import Model
+from popoto_async.query import Query, UnindexedFilterWarning
+from popoto_async.tracing import Stats, Trace, trace, unbatched
+from popoto_async.transactions import transaction
+from popoto_async.utils.mixins.timestampable import Timestampable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExists",
+    "Attr",
+    "AutoKeyField",
+    "BooleanField",
+    "BytesField",
+    "ContentError",
+    "CorruptIndex",
+    "CorruptRecord",
+    "Database",
+    "DatabaseError",
+    "DateField",
+    "DatetimeField",
+    "DecimalField",
+    "DefinitionError",
+    "DictField",
+    "EmbeddingError",
+    "Field",
+    "FloatField",
+    "GeoField",
+    "IndexedField",
+    "IntField",
+    "InvalidLookup",
+    "KeyField",
+    "ListField",
+    "MissingPartition",
+    "Model",
+    "ModelException",
+    "MultipleResults",
+    "NotAwaited",
+    "NotFound",
+    "NotLoaded",
+    "OutcomeUnknown",
+    "Overloaded",
+    "PopotoError",
+    "Query",
+    "QueryException",
+    "RecordGone",
+    "SetField",
+    "SkipSaveException",
+    "SortedField",
+    "SortedKeyField",
+    "StaleRecord",
+    "Stats",
+    "StringField",
+    "Summary",
+    "TimeField",
+    "TimedOut",
+    "Timestampable",
+    "Trace",
+    "TupleField",
+    "Unavailable",
+    "UnindexedFilterWarning",
+    "UniqueField",
+    "UniqueKeyField",
+    "UniqueViolation",
+    "UnknownField",
+    "ValidationError",
+    "configure",
+    "connect",
+    "trace",
+    "transaction",
+    "unbatched",
+    "using",
+]

@@ -1,0 +1,214 @@
+"""A change of one record, between its planning and its outcome. Pure: whoever sends it tells it what came back.
+
+Each change can be planned again: under another slot table, or on the values that somebody else stored meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from popoto_async.errors import ModelException, ValidationError, shorten
+from popoto_async.plan import Operation, Outcome
+from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
+from popoto_async.records import State, encode, failure, stored_values
+from popoto_async.schema import Binding, Schema
+
+STATE = ("_key", "_stored", "_version")
+"""What makes an instance a stored one."""
+
+
+class Change:
+    """What every change of a record has: class, the instance's state, the key it is about, the value it comes to."""
+
+    def __init__(self, schema: Schema, state: State, value: Any = True) -> None:
+        self.schema, self.state, self.value = schema, state, value
+        self.key: str = state.get("_key") or ""
+        self.before: State = {}
+
+    def plan(self, binding: Binding) -> Operation:
+        """The operation under a slot table."""
+        raise NotImplementedError
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Build on these stored values from now on."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Bring the instance to what is stored now that the change is done."""
+        raise NotImplementedError
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> Any:
+        """The value the change comes to, or the error its outcome stands for."""
+        if outcome[0] == b"ok":
+            self.settle(outcome)
+            return self.value
+        self.withdraw()
+        raise failure(self.schema, self.key, self.state, outcome, binding)
+
+    def withdraw(self) -> None:
+        """Give the instance the values back that it had before this change was prepared."""
+        self.state.update(self.before)
+
+    def _stamp(self, now: float, inserting: bool) -> frozenset[str]:
+        """Give the fields that follow the clock this save's time; the names of those that changed."""
+        if not self.schema.stamped:
+            return frozenset()
+        state, when = self.state, datetime.fromtimestamp(now, UTC)
+        self.before = {field.name: state.get(field.name) for field in self.schema.stamped}
+        for field in self.schema.stamped:
+            state[field.name] = field.stamp(state.get(field.name), when, inserting)
+        return frozenset(name for name, value in self.before.items() if value is not state[name])
+
+    def _encode(self, names: frozenset[str] | None = None) -> dict[str, bytes]:
+        try:
+            return encode(self.schema, self.state, names)
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def _remember(self, stored: dict[str, bytes], version: bytes | None) -> None:
+        state = self.state
+        state["_key"], state["_stored"] = self.key, stored
+        state.pop("_corrupt", None)
+        if version:
+            state["_version"] = version.decode()
+
+
+def _require_if_exists(schema: Schema, if_exists: Any) -> None:
+    if if_exists not in _IF_EXISTS:
+        raise ValidationError(
+            f'{schema.model}: if_exists is "overwrite" or "error", not {shorten(if_exists)}',
+            model=schema.model,
+            value=if_exists,
+        )
+
+
+_IF_EXISTS = ("overwrite", "error", "return")  # the last is get_or_create's own
+
+
+class Insert(Change):
+    """A new record, stored whole. `found` names the unique index whose owner is an answer, too (`get_or_create`)."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        state: State,
+        now: float,
+        *,
+        value: Any = True,
+        if_exists: str = "overwrite",
+        timing: Mapping[str, Any],
+        found: str | None = None,
+    ) -> None:
+        super().__init__(schema, state, value)
+        _require_if_exists(schema, if_exists)
+        self._stamp(now, inserting=True)
+        self.encoded = self._encode()
+        self.if_exists, self.timing, self.found = if_exists, timing, found
+
+    def plan(self, binding: Binding) -> Operation:
+        """Every field and every entry."""
+        self.key = binding.record_key(self.state)
+        return plan_insert(
+            binding, self.key, self.state, self.encoded, if_exists=self.if_exists, timing=self.timing, found=self.found
+        )
+
+    def settle(self, outcome: Outcome) -> None:
+        """The instance is a stored one."""
+        self._remember(self.encoded, outcome[1])
+
+
+class Update(Change):
+    """The changed fields of a stored record, of `names` only where given; and a number to add on the server."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        state: State,
+        now: float,
+        *,
+        names: frozenset[str] | None = None,
+        if_exists: str = "overwrite",
+        timing: Mapping[str, Any],
+        add: Addition | None = None,
+    ) -> None:
+        super().__init__(schema, state)
+        _require_if_exists(schema, if_exists)
+        stamped = self._stamp(now, inserting=False)
+        names = names if names is None else names | stamped
+        encoded = self._encode(names)
+        stored = state["_stored"]
+        self.changed = {
+            name: encoded.get(name)
+            for name in schema.fields
+            if (names is None or name in names) and name in state and encoded.get(name) != stored.get(name)
+        }
+        self.origin = self.key
+        self.if_exists, self.timing, self.add = if_exists, timing, add
+        self.moves = any(field.name in self.changed for field in schema.keys)
+        if self.moves and schema.options.immutable_key:
+            raise ModelException(
+                f"{schema.model}: the key of {self.key!r} can't be changed (Meta.immutable_key)",
+                model=schema.model,
+                key=self.key,
+                hint="create a new record and delete this one",
+            )
+        self._build(stored, encoded)
+
+    def _build(self, stored: Mapping[str, bytes], encoded: Mapping[str, bytes] | None) -> None:
+        """The values that will be stored: what is not written counts as stored, not as the instance has it."""
+        self.base = stored
+        old = {
+            name
+            for name in self.schema.fields
+            if name not in self.changed and (encoded is None or encoded.get(name) != stored.get(name))
+        }
+        self.values = {name: self.state.get(name) for name in self.schema.fields}
+        if old:
+            self.values.update(stored_values(self.schema, stored, old))
+
+    def plan(self, binding: Binding) -> Operation:
+        """The changed fields, the entries they touch, and the move to another key where the key changed."""
+        if self.moves:
+            self.key = binding.record_key(self.values)
+        return plan_update(
+            binding,
+            self.key,
+            self.origin,
+            self.values,
+            self.changed,
+            self.base,
+            if_exists=self.if_exists,
+            version=self.state.get("_version"),
+            timing=self.timing,
+            add=self.add,
+        )
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Build the entries on what somebody else stored."""
+        self._build({name: raw for name, raw in zip(self.schema.fields, row, strict=False) if raw is not None}, None)
+
+    def settle(self, outcome: Outcome) -> None:
+        """The instance knows what was stored, the sum included."""
+        stored = {**self.state["_stored"], **self.changed}
+        if self.add:
+            name = self.add.field
+            stored[name] = outcome[2]
+            self.value = self.state[name] = self.schema.fields[name].decode(outcome[2])
+        self._remember({name: raw for name, raw in stored.items() if raw is not None}, outcome[1])
+
+
+class Delete(Change):
+    """The end of a record."""
+
+    def plan(self, binding: Binding) -> Operation:
+        """By its key alone."""
+        self.key = self.key or binding.record_key(self.state)
+        return plan_delete(binding, self.key)
+
+    def settle(self, outcome: Outcome) -> None:
+        """The instance is a new one again."""
+        self.value = bool(outcome[1])
+        for name in STATE:
+            self.state.pop(name, None)

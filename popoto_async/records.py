@@ -1,0 +1,317 @@
+"""One record's way to the server and back: needs → plan → dispatch → outcome.
+
+A record's state lives in the instance's `__dict__`: its values by field name, and four private entries:
+
+| entry | what |
+|---|---|
+| `_stored` | the stored text of each field, as last read or written; None while the instance is new |
+| `_key` | the key under which it is stored; None while the instance is new |
+| `_version` | its version, where `Meta.versioned` |
+| `_corrupt` | stored bytes that could not be decoded, by field; only where there are any |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
+
+from popoto_async.database import Database, resolve
+from popoto_async.errors import (
+    AlreadyExists,
+    CorruptIndex,
+    CorruptRecord,
+    DatabaseError,
+    DefinitionError,
+    ModelException,
+    NotFound,
+    PopotoError,
+    RecordGone,
+    StaleRecord,
+    UniqueViolation,
+    ValidationError,
+    shorten,
+)
+from popoto_async.fields.composite import CompositeIndex
+from popoto_async.flight import fly
+from popoto_async.plan import Operation, Outcome
+from popoto_async.planning.write import plan_load
+from popoto_async.schema import Binding, Schema
+
+LOAD_ADMISSION = 4
+"""Estimated cost of planning a load, in microseconds of this process."""
+
+Planner = Callable[[Binding], Operation]
+State = dict[str, Any]
+
+
+def database_of(schema: Schema) -> Database:
+    """The database that a model uses now."""
+    return resolve(schema.options.database)
+
+
+def require_concrete(schema: Schema) -> None:
+    """Abstract models have no records."""
+    if schema.options.abstract:
+        raise DefinitionError(
+            f"{schema.model} is abstract and can't be saved", model=schema.model, hint="save a subclass of it"
+        )
+
+
+class Load:
+    """The request for one record by its key."""
+
+    def __init__(self, cls: Any, values: Mapping[str, Any]) -> None:
+        self.schema: Schema = cls._meta
+        self._cls, self._values, self._key = cls, values, ""
+        require_concrete(self.schema)
+
+    def plan(self, binding: Binding) -> Operation:
+        """By its key alone."""
+        values = self._values
+        self._key = binding.keys.record([field.key_part(values[field.name]) for field in self.schema.keys])
+        return plan_load(binding, self._key)
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Nothing is built on what is stored."""
+
+    def withdraw(self) -> None:
+        """Nothing to give back."""
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> Any:
+        """The instance, or None."""
+        if outcome[0] != b"ok":
+            raise failure(self.schema, self._key, {}, outcome, binding)
+        row = outcome[1]
+        return fill(self._cls, self._key, row) if row else None
+
+
+class Ask:
+    """A request whose outcome the asker reads himself: (status, outcome, binding)."""
+
+    def __init__(self, schema: Schema, plan: Planner) -> None:
+        self.schema = schema
+        self.plan = plan
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Nothing is built on what is stored."""
+
+    def withdraw(self) -> None:
+        """Nothing to give back."""
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> tuple[bytes, Outcome, Binding]:
+        """The outcome as it is."""
+        return outcome[0], outcome, binding
+
+
+def ask(
+    name: str, schema: Schema, plan: Planner, *, cost: int, timeout: float | None = None
+) -> Coroutine[Any, Any, tuple[bytes, Outcome, Binding]]:
+    """Plan and send; the status, the outcome, and the binding it was planned under."""
+    return fly(schema.model, name, database_of(schema), lambda now: Ask(schema, plan), cost, timeout)
+
+
+def load(cls: Any, given: Mapping[str, Any], timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+    """The record with these key values, or None."""
+    schema: Schema = cls._meta
+    return fly(schema.model, "load", database_of(schema), lambda now: Load(cls, given), LOAD_ADMISSION, timeout)
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def problems(schema: Schema, state: State, names: frozenset[str] | None = None) -> dict[str, list[str]]:
+    """What is wrong with the values, by field."""
+    found = {}
+    for name, field in schema.fields.items():
+        if (names is None or name in names) and name in state and (messages := field.problems(state[name])):
+            found[name] = messages
+    return found
+
+
+def encode(schema: Schema, state: State, names: frozenset[str] | None = None) -> dict[str, bytes]:
+    """The stored text of all values that are not null. ValidationError unless those of `names` can be stored.
+
+    Bytes that could not be decoded stay what they are.
+    """
+    encoded = {}
+    for name, field in schema.fields.items():
+        value = state.get(name)
+        if value is not None:
+            text = field.checked(value)
+            if text is not None:
+                encoded[name] = text
+                continue
+        elif field.null or field.stamps or name not in state:
+            continue
+        if names is None or name in names:
+            raise invalid(schema, state, names)
+    corrupt = state.get("_corrupt")
+    if corrupt:
+        encoded.update({name: raw for name, raw in corrupt.items() if name not in state})
+    return encoded
+
+
+def invalid(schema: Schema, state: State, names: frozenset[str] | None = None) -> ValidationError:
+    """The error of values that can't be stored."""
+    errors = problems(schema, state, names)
+    name, messages = next(iter(errors.items()))
+    more = f" (and {len(errors) - 1} more fields)" if len(errors) > 1 else ""
+    return ValidationError(
+        f"{schema.model}.{name}: {messages[0]}{more}",
+        errors=errors,
+        model=schema.model,
+        field=name,
+        value=state.get(name),
+        hint="nothing was sent; m.errors() lists everything that is wrong",
+    )
+
+
+def fill(cls: Any, key: str, row: list[Any]) -> Any:
+    """An instance from the stored texts of a schema's columns (None: null)."""
+    schema: Schema = cls._meta
+    try:
+        values = [None if raw is None else decode(raw) for decode, raw in zip(schema.decoders, row, strict=False)]
+        state = dict(zip(schema.fields, values, strict=True))
+    except Exception:  # whatever a decoder raises, the bytes are not a value; the other fields stay readable
+        state = _fill_readable(schema, row)
+    state["_stored"] = dict(zip(schema.fields, row, strict=False))
+    state["_key"] = key
+    if schema.options.versioned:
+        version = row[len(schema.fields)]
+        state["_version"] = None if version is None else version.decode()
+    instance = cls.__new__(cls)
+    object.__setattr__(instance, "__dict__", state)
+    return instance
+
+
+def _fill_readable(schema: Schema, row: list[Any]) -> State:
+    state: State = {}
+    for name, decode, raw in zip(schema.fields, schema.decoders, row, strict=False):
+        try:
+            state[name] = None if raw is None else decode(raw)
+        except Exception:  # as above
+            state.setdefault("_corrupt", {})[name] = raw
+    return state
+
+
+def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection[str]) -> State:
+    """The values of some fields as they are stored."""
+    return {name: None if (raw := stored.get(name)) is None else schema.fields[name].decode(raw) for name in names}
+
+
+# Outcomes that are errors ---------------------------------------------------------------------------------------------
+
+
+def _unique(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    owner = outcome[3].decode()
+    index = schema.owners.get(binding.slot_names.get(outcome[1], ""))
+    if index is None:
+        return UniqueViolation(
+            f"{schema.model}: {shorten(outcome[2])} is already taken", model=schema.model, owner=owner
+        )
+    if isinstance(index, CompositeIndex):
+        return index.violation(state, owner, key)
+    return index.violation(state.get(index.name), owner, key)
+
+
+def _exists(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return AlreadyExists(
+        f"{schema.model}: {key!r} already exists",
+        model=schema.model,
+        key=key,
+        hint='load and change it, or save with if_exists="overwrite"',
+    )
+
+
+def _gone(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return RecordGone(
+        f"{schema.model}: {key!r} does not exist any more",
+        model=schema.model,
+        key=key,
+        hint='it was deleted or has expired; save(if_gone="create") stores it again',
+    )
+
+
+def _stale(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return StaleRecord(
+        f"{schema.model}: {key!r} was saved by somebody else since it was read",
+        model=schema.model,
+        key=key,
+        hint="await m.refresh(), apply the change again, save",
+    )
+
+
+def _foreign(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    where, kind = outcome[1].decode(), outcome[2].decode()
+    return CorruptRecord(
+        f"{schema.model}: the key {where!r} holds a {kind}, not a record",
+        model=schema.model,
+        key=where,
+        hint="something else uses this key; rename or delete it, or set Meta.name or a namespace",
+    )
+
+
+def _corrupt(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    where = outcome[2] and repr(_text(outcome[2]))
+    return CorruptIndex(
+        f"{schema.model}: {where or 'an index key'} holds something foreign; nothing was done: {_text(outcome[1])}",
+        model=schema.model,
+        key=key or None,
+        hint="find out what uses that key, then delete or rename it",
+    )
+
+
+def _declined(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return CorruptRecord(
+        f"{schema.model}: {key!r} holds {_text(outcome[1])}, to which nothing can be added exactly",
+        model=schema.model,
+        key=key,
+        hint="assign the value and save() it instead",
+    )
+
+
+def _error(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    message = _text(outcome[1])
+    hint = "the server is at its maxmemory: raise it or delete something" if message.startswith("OOM") else None
+    return DatabaseError(
+        f"{schema.model}: {key!r}: the server answered: {message}", model=schema.model, key=key, hint=hint
+    )
+
+
+def _text(raw: Any) -> str:
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else repr(raw)
+
+
+FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoError]] = {
+    b"unique": _unique,
+    b"exists": _exists,
+    b"gone": _gone,
+    b"stale": _stale,
+    b"foreign": _foreign,
+    b"corrupt": _corrupt,
+    b"declined": _declined,
+    b"error": _error,
+}
+"""Status of an outcome → the error it becomes."""
+
+
+def failure(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    """The error that an outcome stands for."""
+    return FAILURES[outcome[0]](schema, key, state, outcome, binding)
+
+
+def not_found(schema: Schema, asked: str) -> NotFound:
+    """The error of a lookup that nothing matches."""
+    return NotFound(f"{schema.model}: nothing matches {asked}", model=schema.model)
+
+
+def require_stored(schema: Schema, state: State, verb: str) -> str:
+    """The key of a stored record; ModelException where the instance is new."""
+    key = state.get("_key")
+    if key is None:
+        raise ModelException(
+            f"{schema.model}: {verb}() needs a saved instance, and this one is new",
+            model=schema.model,
+            hint="await m.save() first",
+        )
+    return str(key)

@@ -1,0 +1,178 @@
+"""Saving, deleting, counting up and expiring one record: the verbs of an instance, on its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from popoto_async.changes import STATE, Change, Delete, Insert, Update
+from popoto_async.codec import EPOCH, as_utc, float_text
+from popoto_async.declaration import unknown_field
+from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
+from popoto_async.flight import fly
+from popoto_async.planning.write import Addition, plan_expire, plan_load
+from popoto_async.records import State, ask, database_of, failure, require_concrete, require_stored
+from popoto_async.schema import Schema
+
+ADMISSION = 45
+"""Estimated cost of planning a save, in microseconds of this process."""
+
+
+def timing(schema: Schema, expire_in: float | None = None, expire_at: datetime | None = None) -> dict[str, Any]:
+    """When a save has the record expire, for a script: as asked, else as `Meta.ttl` says, else as it is."""
+    if expire_at is not None:
+        return ending_at(schema, expire_at)
+    seconds = schema.options.ttl if expire_in is None else expire_in
+    return {} if seconds is None else ending_in(schema, seconds)
+
+
+def ending_at(schema: Schema, when: Any) -> dict[str, Any]:
+    """A deadline for a script, in ms of 1970."""
+    if not isinstance(when, datetime):
+        raise ValidationError(f"{schema.model}: expire_at takes a datetime, not {shorten(when)}", model=schema.model)
+    return {"deadline": str((as_utc(when) - EPOCH) // timedelta(milliseconds=1))}
+
+
+def ending_in(schema: Schema, seconds: Any) -> dict[str, Any]:
+    """A deadline for a script, in ms from the save."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 2**40:
+        raise ValidationError(
+            f"{schema.model}: a record expires in a positive number of seconds, not {shorten(seconds)}",
+            model=schema.model,
+            value=seconds,
+        )
+    return {"ttl": max(1, round(seconds * 1000))}
+
+
+def create(cls: Any, values: dict[str, Any], *, if_exists: str, timeout: float | None) -> Coroutine[Any, Any, Any]:
+    """Construct and store; the instance."""
+    schema: Schema = cls._meta
+
+    def prepare(now: float) -> Insert:
+        require_concrete(schema)
+        instance = cls(**values)
+        return Insert(schema, instance.__dict__, now, value=instance, if_exists=if_exists, timing=timing(schema))
+
+    return fly(schema.model, "create", database_of(schema), prepare, ADMISSION, timeout)
+
+
+def save(
+    schema: Schema,
+    state: State,
+    *,
+    update_fields: Collection[str] | None,
+    if_exists: str,
+    expiry: Callable[[], Mapping[str, Any]],
+    timeout: float | None,
+) -> Coroutine[Any, Any, bool]:
+    """Insert or update, as the instance is new or stored."""
+
+    def prepare(now: float) -> Change:
+        require_concrete(schema)
+        timing = expiry()
+        if state.get("_key") is None:
+            return Insert(schema, state, now, if_exists=if_exists, timing=timing)
+        names = None if update_fields is None else frozenset(update_fields)
+        return Update(schema, state, now, names=names, if_exists=if_exists, timing=timing)
+
+    return fly(schema.model, "save", database_of(schema), prepare, ADMISSION, timeout)
+
+
+def known_fields(schema: Schema, names: Collection[str]) -> None:
+    """Raise for a name that is no field."""
+    given: Any = names
+    if isinstance(given, str) or not isinstance(given, Collection):
+        raise ValidationError(
+            f"{schema.model}: update_fields is a list of names, not {shorten(given)}", model=schema.model, value=given
+        )
+    for name in names:
+        if name not in schema.fields:
+            raise unknown_field(schema.model, name, schema.fields)
+
+
+async def save_or_create(save: Callable[..., Coroutine[Any, Any, bool]], state: State, if_exists: str) -> bool:
+    """Save a record; store it whole where it is gone, and save it again where it came back meanwhile."""
+    while True:
+        try:
+            return await save(if_exists=if_exists)
+        except RecordGone:
+            stored = {name: state.pop(name) for name in STATE if name in state}
+        try:
+            return await save(if_exists="error")
+        except AlreadyExists:
+            state.update(stored)
+        except BaseException:
+            state.update(stored)
+            raise
+
+
+def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any, Any, bool]:
+    """Remove the record; afterwards the instance is new again. Whether it existed."""
+    return fly(schema.model, "delete", database_of(schema), lambda now: Delete(schema, state), ADMISSION // 2, timeout)
+
+
+async def expire(schema: Schema, state: State, expiry: Mapping[str, Any], verb: str, timeout: float | None) -> None:
+    """Give the record a deadline, or take it away."""
+    key = require_stored(schema, state, verb)
+    status, outcome, binding = await ask(
+        verb, schema, lambda bound: plan_expire(bound, key, expiry), cost=ADMISSION // 2, timeout=timeout
+    )
+    if status != b"ok":
+        raise failure(schema, key, state, outcome, binding)
+
+
+def increment(schema: Schema, state: State, name: str, by: Any, timeout: float | None) -> Coroutine[Any, Any, Any]:
+    """Add to a number on the server; the sum, which the instance has then too."""
+
+    def prepare(now: float) -> Update:
+        add = _addition(schema, state, name, by)
+        return Update(schema, state, now, names=frozenset(), timing=timing(schema), add=add)
+
+    return fly(schema.model, "increment", database_of(schema), prepare, ADMISSION, timeout)
+
+
+def _addition(schema: Schema, state: State, name: str, by: Any) -> Addition:
+    """A number to add, checked."""
+    known_fields(schema, (name,))
+    field = schema.fields[name]
+    key = require_stored(schema, state, "increment")
+    if field.type not in (int, float, Decimal) or field.is_key:
+        problem, hint = "only an int, float or Decimal that is no key can be incremented", None
+    elif field.choices is not None or field.validators:
+        problem = "a field with choices or validators can't be incremented on the server"
+        hint = "assign the sum and save() it, with Meta.versioned against races"
+    else:
+        by = field.normalise(by)
+        wrong = field.problems(by) if by is not None else ["must be a number, not None"]
+        if not wrong and by == by and by - by == 0:
+            return Addition(name, float_text(by) if field.type is float else str(by), field.type is float)
+        problem, hint = f"increment by {shorten(by)}: {(wrong or ['must be finite'])[0]}", None
+    raise ValidationError(
+        f"{schema.model}.{name}: {problem}", model=schema.model, field=name, key=key, value=by, hint=hint
+    )
+
+
+async def refresh(schema: Schema, state: State, names: Collection[str], timeout: float | None) -> None:
+    """Read the record, or some fields of it, again."""
+    key = require_stored(schema, state, "refresh")
+    known_fields(schema, names)
+    wanted = list(names or schema.fields)
+    columns = [*wanted, "$v"]
+    status, outcome, binding = await ask(
+        "refresh", schema, lambda bound: plan_load(bound, key, columns), cost=ADMISSION // 2, timeout=timeout
+    )
+    if status != b"ok":
+        raise failure(schema, key, state, outcome, binding)
+    if not outcome[1]:
+        raise failure(schema, key, state, [b"gone"], binding)
+    row = outcome[1][:-1]
+    for name, raw in zip(wanted, row[:-1], strict=True):
+        state["_stored"].pop(name, None)
+        state[name] = None
+        if raw is not None:
+            state["_stored"][name] = raw
+            state[name] = schema.fields[name].decode(raw)
+    if schema.options.versioned and not names and row[-1] is not None:
+        state["_version"] = row[-1].decode()
