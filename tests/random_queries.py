@@ -1,0 +1,106 @@
+"""Random conjunctive queries, as the library is asked them and as a list comprehension answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from popoto_async import Model, SortedField
+from tests.model_of_store import Rows, holds, ordered
+
+RANGES = ("lt", "lte", "gt", "gte", "between")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Lookups, an order and a page."""
+
+    model: type[Model]
+    lookups: tuple[tuple[str, str, Any], ...] = ()
+    orders: tuple[str, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+
+    def query(self) -> Any:
+        """As the library is asked: keywords in one filter(), those that name one twice in further ones."""
+        query: Any = self.model.query
+        calls: list[dict[str, Any]] = [{}]
+        for name, lookup, operand in self.lookups:
+            word = name if lookup == "eq" else f"{name}__{lookup}"
+            if word in calls[-1]:
+                calls.append({})
+            calls[-1][word] = operand
+        for call in calls:
+            query = query.filter(**call)
+        query = query.order_by(*self.orders).limit(self.limit)
+        return query.offset(self.offset) if self.offset else query
+
+    def chosen(self, rows: Rows) -> Rows:
+        """The rows that satisfy all lookups."""
+        return {key: row for key, row in rows.items() if all(holds(row, *lookup) for lookup in self.lookups)}
+
+    def sequence(self, rows: Rows) -> list[str]:
+        """Their keys in order: the one asked for, else by the one field that has a range, else by key."""
+        orders = self.orders
+        if not orders:
+            fields = self.model._meta.fields
+            ranged = {
+                name for name, lookup, operand in self.lookups
+                if lookup in RANGES and isinstance(fields[name], SortedField)
+            }  # fmt: skip
+            orders = tuple(ranged) if len(ranged) == 1 else ()
+        return ordered(self.chosen(rows), orders)
+
+    def answer(self, rows: Rows) -> list[str]:
+        """The keys of the page."""
+        stop = None if self.limit is None else self.offset + self.limit
+        return self.sequence(rows)[self.offset : stop]
+
+
+@st.composite
+def asked(draw: Any, model: type[Model], operands: Mapping[str, Any]) -> Asked:
+    """A query over the fields that have operands. Partitions that it needs are given."""
+    fields = model._meta.fields
+    lookups: list[tuple[str, str, Any]] = []
+    known: set[str] = set()
+
+    def value(name: str) -> Any:
+        return draw(operands[name].filter(lambda found: found is not None))
+
+    def partition(name: str) -> None:
+        for part in getattr(fields[name], "partition", ()):
+            if part not in known:
+                known.add(part)
+                lookups.append((part, "eq", draw(operands[part])))
+
+    for name in draw(st.lists(st.sampled_from(sorted(operands)), max_size=3)):
+        choices = ["eq", "in", "isnull", *RANGES] if isinstance(fields[name], SortedField) else ["eq", "in", "isnull"]
+        lookup = draw(st.sampled_from(choices))
+        partition(name)
+        if lookup == "isnull":
+            operand = draw(st.booleans())
+        elif lookup == "in":
+            operand = [value(name) for _ in range(draw(st.integers(0, 3)))]
+        elif lookup == "between":
+            operand = (value(name), value(name))
+        else:
+            operand = value(name) if lookup != "eq" else draw(operands[name])
+        lookups.append((name, lookup, operand))
+    orders = draw(st.lists(st.sampled_from(sorted(operands)), max_size=2, unique=True))
+    for name in orders:
+        partition(name)
+    return Asked(
+        model,
+        tuple(draw(st.permutations(lookups))) if not _needs_order(model, lookups) else tuple(lookups),
+        tuple(draw(st.sampled_from(["", "-"])) + name for name in orders),
+        draw(st.one_of(st.none(), st.integers(0, 5))),
+        draw(st.sampled_from([0, 0, 0, 1, 3])),
+    )
+
+
+def _needs_order(model: type[Model], lookups: list[tuple[str, str, Any]]) -> bool:
+    """Whether a lookup needs a partition that an earlier filter() call gives."""
+    return any(getattr(model._meta.fields[name], "partition", ()) for name, _, _ in lookups)

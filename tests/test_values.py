@@ -1,0 +1,304 @@
+"""Values of every kind come back as they went in, and are found by their filters and by no other."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from popoto_async import (
+    BytesField,
+    Database,
+    DatetimeField,
+    DictField,
+    Field,
+    GeoField,
+    IndexedField,
+    KeyField,
+    ListField,
+    Model,
+    SetField,
+    SortedField,
+    TupleField,
+    UnindexedFilterWarning,
+    UniqueField,
+)
+
+
+class Colour(Enum):
+    RED = "red:1"
+    BLUE = "blue%2"
+
+
+TEXTS = [
+    "plain",
+    "",
+    " ",
+    "None",
+    "null",
+    "%null",
+    "$m",
+    "a:b",
+    "a%3Ab",
+    "*",
+    "?",
+    "[ab]",
+    "{tag}",
+    "100%",
+    "it's",
+    'say "hi"',
+    "a/b\\c",
+    "line\nfeed\r\n\ttab",
+    "null\x00byte\x01\x02\x7f",
+    "emoji 🦘 é e\u0301 \u2028",
+    "a",
+    "aa",
+    "A",
+    "long " + "x" * 1000,
+]
+
+PLAIN: dict[type, list[Any]] = {
+    int: [0, 1, -1, 2**53, 2**53 + 1, 2**60, 2**60 + 1, 2**70, -(2**70), 2**70 + 1, 10**400],
+    float: [0.0, 1.0, -1.5, 4.5, 0.1, 1 / 3, 1e-300, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, 1e15, 1e16],
+    Decimal: [
+        Decimal(0),
+        Decimal("1.1"),
+        Decimal("0.1"),
+        Decimal("0.10000000000000000000001"),
+        Decimal("123456789012345678901234567890.5"),
+        Decimal("1E+30"),
+        Decimal("-1E-30"),
+    ],
+    bool: [True, False],
+    date: [date.min, date(1970, 1, 1), date(2024, 2, 29), date.max],
+    time: [time.min, time(12, 30), time(23, 59, 59, 999999)],
+    datetime: [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+        datetime(2024, 1, 2, 3, 4, 5, 7, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999998, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+    ],
+    UUID: [UUID(int=0), UUID(int=2**128 - 1)],
+    Colour: list(Colour),
+    str: TEXTS,
+}
+
+COMPARABLE = (int, float, Decimal, date, time, datetime)
+
+
+def model_with(kind: type) -> type[Model]:
+    """A model that holds one value in each way a field can."""
+
+    class Holder(Model):
+        id = KeyField(type=int)
+        plain = Field(type=kind, max_length=None) if kind is str else Field(type=kind)
+        indexed = IndexedField(type=kind)
+
+    return Holder
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.__name__)
+async def test_values_of_plain_types(db: Database, kind: type) -> None:
+    holder, values = model_with(kind), PLAIN[kind]
+    for number, value in enumerate(values):
+        await holder.create(id=number, plain=value, indexed=value)
+    await holder.create(id=1000)
+    rows = {number: await holder.load(id=number) for number in range(len(values))}
+    for number, value in enumerate(values):
+        row = rows[number]
+        assert row is not None
+        assert type(row.plain) is type(value)
+        assert (row.plain, row.indexed) == (value, value)
+        mine = [f"Holder:{other}" for other, known in enumerate(values) if known == value]
+        assert sorted(await holder.query.filter(indexed=value).keys()) == sorted(mine), value
+        with pytest.warns(UnindexedFilterWarning):
+            assert sorted(await holder.query.filter(plain=value).keys()) == sorted(mine), value
+    assert await holder.query.filter(indexed__in=values).count() == len(values)
+    assert await holder.query.filter(indexed=None).keys() == ["Holder:1000"]
+    assert await holder.query.filter(indexed__isnull=False).count() == len(values)
+
+
+@pytest.mark.parametrize("kind", [str, int, bool, float, date, time, datetime, UUID, Decimal], ids=lambda k: k.__name__)
+async def test_values_as_keys(db: Database, kind: type) -> None:
+    class Keyed(Model):
+        part = KeyField(type=kind)
+        other = KeyField(type=str)
+        note = Field()
+
+    values = PLAIN[kind]
+    for number, value in enumerate(values):
+        await Keyed.create(part=value, other="x:y", note=str(number))
+    assert await Keyed.query.count() == len(values)
+    for number, value in enumerate(values):
+        row = await Keyed.load(part=value, other="x:y")
+        assert row is not None
+        assert (row.part, row.note) == (value, str(number))
+        assert [found.note for found in await Keyed.query.filter(part=value)] == [str(number)]
+    assert await Keyed.query.filter(other="x").count() == 0
+    assert await Keyed.query.filter(other="x:y").count() == len(values)
+
+
+@pytest.mark.parametrize("kind", COMPARABLE, ids=lambda kind: kind.__name__)
+async def test_ranges_are_exact(db: Database, kind: type) -> None:
+    class Ranged(Model):
+        id = KeyField(type=int)
+        at = SortedField(type=kind)
+
+    values = PLAIN[kind]
+    for number, value in enumerate(values):
+        await Ranged.create(id=number, at=value)
+    ordered = sorted(range(len(values)), key=lambda number: (values[number], f"Ranged:{number}"))
+    assert [row.id for row in await Ranged.query.order_by("at")] == ordered
+    assert [row.id for row in await Ranged.query.order_by("-at")] == ordered[::-1]
+    for value in values:
+        for lookup, holds in {
+            "at": lambda other, value=value: other == value,
+            "at__lt": lambda other, value=value: other < value,
+            "at__lte": lambda other, value=value: other <= value,
+            "at__gt": lambda other, value=value: other > value,
+            "at__gte": lambda other, value=value: other >= value,
+        }.items():
+            expected = [number for number in ordered if holds(values[number])]
+            query = Ranged.query.filter(**{lookup: value})
+            assert [row.id for row in await query] == expected, (lookup, value)
+            assert await query.count() == len(expected), (lookup, value)
+
+
+async def test_negative_zero_is_zero_and_comes_back(db: Database) -> None:
+    class Zero(Model):
+        id = KeyField()
+        plain = Field(type=float)
+        indexed = IndexedField(type=float)
+        ordered = SortedField(type=float)
+
+    await Zero.create(id="a", plain=-0.0, indexed=-0.0, ordered=-0.0)
+    row = await Zero.load(id="a")
+    assert row is not None
+    assert [math.copysign(1, value) for value in (row.plain, row.indexed, row.ordered)] == [-1, -1, -1]
+    for lookup in ({"indexed": 0.0}, {"ordered": 0}, {"ordered__gte": 0.0}, {"indexed": -0.0}):
+        assert await Zero.query.filter(**lookup).keys() == ["Zero:a"]
+
+
+async def test_datetimes_are_the_same_instant_in_utc(db: Database) -> None:
+    class Event(Model):
+        id = KeyField()
+        at = DatetimeField()
+        sorted_at = SortedField(type=datetime)
+
+    tokyo = datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=9)))
+    await Event.create(id="tokyo", at=tokyo, sorted_at=tokyo)
+    await Event.create(id="naive", at=datetime(2024, 1, 1, 18, 4, 5, 6), sorted_at=datetime(2024, 1, 1, 18, 4, 5, 6))
+    for name in ("tokyo", "naive"):
+        row = await Event.load(id=name)
+        assert row is not None
+        assert row.at == row.sorted_at == tokyo
+        assert row.at.tzinfo is UTC
+    assert await Event.query.filter(sorted_at=tokyo).count() == 2
+    assert await Event.query.filter(sorted_at__lt=tokyo).count() == 0
+
+
+async def test_containers_come_back_with_their_types(db: Database) -> None:
+    class Box(Model):
+        id = KeyField()
+        items = ListField()
+        table = DictField()
+        pair = TupleField()
+        bag = SetField()
+        raw = BytesField()
+        wide: str = Field(max_length=None)
+
+    deep = {
+        "n": None,
+        "d": Decimal("1.10"),
+        "t": (1, (2, [3])),
+        "s": {1, 2},
+        "f": frozenset({"x"}),
+        "u": UUID(int=5),
+        "when": datetime(2024, 1, 1, tzinfo=UTC),
+        "day": date(2024, 1, 1),
+        "big": 2**100,
+        "b": b"\x00\xff",
+        3: {"": [True, False, -0.5]},
+    }
+    values = {
+        "items": [deep, 1, "x", None],
+        "table": deep,
+        "pair": (1, "a", (2.5, None)),
+        "bag": {"a", "b", 1, (2, 3)},
+        "raw": bytes(range(256)),
+        "wide": "🦘\x00" * 350_000,
+    }
+    await Box.create(id="a", **values)
+    row = await Box.load(id="a")
+    assert row is not None
+    for name, value in values.items():
+        assert getattr(row, name) == value
+        assert type(getattr(row, name)) is type(value)
+    assert type(row.table["t"]) is tuple
+    assert type(row.table["f"]) is frozenset
+    row.items.append("in place")
+    row.table["new"] = {1: 2}
+    await row.save()
+    again = await Box.load(id="a")
+    assert again is not None
+    assert (again.items, again.table) == (row.items, row.table)
+
+
+async def test_unique_texts_don_t_collide(db: Database) -> None:
+    class Named(Model):
+        id = KeyField(type=int)
+        name = UniqueField()
+
+    await Named.create_many({"id": number, "name": text} for number, text in enumerate(TEXTS))
+    assert await Named.query.count() == len(TEXTS)
+    for number, text in enumerate(TEXTS):
+        assert await Named.query.filter(name=text).keys() == [f"Named:{number}"], text
+
+
+async def test_poles_and_the_corners_of_the_earth(db: Database) -> None:
+    class Spot(Model):
+        name = KeyField()
+        at = GeoField()
+
+    spots = {
+        "north": (90.0, 0.0),
+        "south": (-90.0, 180.0),
+        "null island": (0.0, 0.0),
+        "date line": (0.0, 180.0),
+        "other side": (0.0, -180.0),
+        "mercator": (85.05112878, 1.0),
+        "beyond": (85.0511288, 1.0),
+    }
+    for name, position in spots.items():
+        await Spot.create(name=name, at=position)
+    for name, position in spots.items():
+        row = await Spot.load(name=name)
+        assert row is not None
+        assert row.at == GeoField.Coordinates(*position)
+        near = {found.name for found in await Spot.query.filter(at=position, at_radius=0.5)}
+        assert name in near
+        assert near - {name} <= {
+            "date line": {"other side"},
+            "other side": {"date line"},
+            "mercator": {"beyond"},
+            "beyond": {"mercator"},
+        }.get(name, set())
+
+
+async def test_a_megabyte_found_by_nothing_but_its_key(db: Database) -> None:
+    class Blob(Model):
+        id = KeyField()
+        text = IndexedField(max_length=None)
+
+    text = "x" * 1_000_000
+    await Blob.create(id="a", text=text)
+    await Blob.create(id="b", text=text + "y")
+    assert await Blob.query.filter(text=text).keys() == ["Blob:a"]
+    assert await Blob.query.filter(text=text + "y").keys() == ["Blob:b"]
