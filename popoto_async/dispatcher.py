@@ -67,7 +67,7 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self.stats = Stats()
-        self.clock = Clock()
+        self.clock = Clock(self._loop.time)
         self.lanes = tuple(Lane(connect, namespace, self.stats, self.clock, self._make_tick) for _ in range(2))
 
     # Admission ---------------------------------------------------------------------------------------------------

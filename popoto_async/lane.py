@@ -88,6 +88,7 @@ class Lane:
         self._taken: list[Ticket] = []
         self._call: Call | None = None
         self._left = False
+        self._sent = 0.0
         self._answered: deque[tuple[Ticket, Outcome]] = deque()
         self._joins: dict[str, dict[Any, Ticket]] = {}
         self.wire: Wire | None = None
@@ -214,17 +215,21 @@ class Lane:
             or any(ticket.wanted for ticket in self.queue)
         )
 
-    async def _hand_out(self) -> None:
-        """Give the outcomes of the call before to those who wait: in slices, so that the loop is not held."""
+    def _hand_out_slice(self) -> None:
+        """Give outcomes of the call before to those who wait, so many that the loop is not held."""
         cost = 0
-        while self._answered:
+        while self._answered and cost <= SLICE:
             ticket, outcome = self._answered.popleft()
             self._done(ticket)
             ticket.settle(outcome)
             cost += ticket.operation.cost
-            if cost > SLICE and self._answered:
-                cost = 0
-                await asyncio.sleep(0)
+
+    async def _hand_out(self) -> None:
+        """Give all of them."""
+        self._hand_out_slice()
+        while self._answered:
+            await asyncio.sleep(0)
+            self._hand_out_slice()
 
     def _finish(self, error: PopotoError | None = None) -> None:
         """Be ready for the next call; the tickets of this one fail where there was an error."""
@@ -239,9 +244,7 @@ class Lane:
         while self._taken:
             failure: PopotoError
             try:
-                sent, reply = await self._attempt()
-                if self._taken:
-                    self._accept(sent, reply)
+                await self._attempt()
                 return
             except Lost as error:
                 await self._drop()
@@ -270,8 +273,8 @@ class Lane:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 1.0) or 0.02
 
-    async def _attempt(self) -> tuple[float, Any]:
-        """Send the call once, however many requests it takes to have it accepted. When it was sent, and the reply."""
+    async def _attempt(self) -> None:
+        """Send the call once, however many requests it takes to have it accepted, until the reply is taken up."""
         if self.wire is None or not self.wire.alive:
             await self._hand_out()
             await self._drop()
@@ -279,17 +282,12 @@ class Lane:
         wire = self.wire
         if wire is None:
             raise Lost("dropped")
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT):
-                if not self._left and self._forgetful:
-                    await self._hand_out()
-                    await self._remember(wire)
-                call = self._call or self._pack()
-                if call is None:
-                    return 0.0, None
-                return self._loop.time(), await self._evaluate(wire, call)
-        except TimeoutError as error:
-            raise Lost(f"{wire.shown}: no reply within {CALL_TIMEOUT:g} s") from error
+        if not self._left and self._forgetful:
+            await self._hand_out()
+            await self._remember(wire)
+        call = self._call or self._pack()
+        if call is not None:
+            await self._evaluate(wire, call)
 
     @property
     def _forgetful(self) -> bool:
@@ -341,8 +339,8 @@ class Lane:
         self._taken = sound
         return sound
 
-    async def _evaluate(self, wire: Wire, call: Call) -> Any:
-        """The script's reply; a server that lacks the script is given it."""
+    async def _evaluate(self, wire: Wire, call: Call) -> None:
+        """Have the script run; a server that lacks it is given it."""
         read_only = not call.writes and wire.server.has_read_only_scripts
         script = load("read.lua" if read_only else "run.lua")
         resend = self._left
@@ -354,16 +352,20 @@ class Lane:
         key = call.tickets[0].operation.layout.klass
         arguments = (command, script.sha, 1, key, _encode(header), *call.values)
         self._left = True
+        self._sent = self._loop.time()
         try:
             await wire.send(*arguments)
             await self._hand_out()  # while the server works
             try:
-                return await wire.receive()
+                await wire.receive(self._accept)
+                return
             except Refused as error:
                 if error.code != "NOSCRIPT":
                     raise
             await wire.command("SCRIPT", "LOAD", script.text)
-            return await wire.command(*arguments)
+            self._sent = self._loop.time()
+            await wire.send(*arguments)
+            await wire.receive(self._accept)
         except Refused:
             self._left = resend  # this time it was not done
             raise
@@ -381,7 +383,8 @@ class Lane:
             return DatabaseError(refused)
         return OutcomeUnknown(refused, hint=_LOOK)
 
-    def _accept(self, sent: float, reply: Any) -> None:
+    def _accept(self, reply: Any) -> None:
+        """Take up the reply to the call; with nothing else to be sent first, hand out what it brought."""
         call = self._call
         assert call is not None, "a reply belongs to a call"
         if reply[0] in _VERDICTS:
@@ -390,7 +393,7 @@ class Lane:
         if call.writes:
             self._remembered = time.monotonic()
             self._has_written = True
-        self._clock.learn(int(reply[0]) / 1e6, sent, self._loop.time())
+        self._clock.learn(int(reply[0]) / 1e6, self._sent, self._loop.time())
         self._patient = True
         self._stats.round_trips += 1
         self._stats.operations += len(call.tickets)
@@ -400,6 +403,8 @@ class Lane:
         outcomes: Sequence[Outcome] = reply[1]
         self._answered.extend(zip(call.tickets, outcomes, strict=True))
         self._finish()
+        if not self.queue:
+            self._hand_out_slice()
 
     # The connection ----------------------------------------------------------------------------------------------
 
@@ -416,6 +421,7 @@ class Lane:
 
     async def _open(self) -> Wire:
         wire = await self._connect(self._clock)
+        wire.patience = CALL_TIMEOUT
         self._stats.reconnects += self._connected_before
         self._connected_before = self._patient = True
         self._remembered = None  # it may be another server, or one that lost its memory

@@ -24,7 +24,7 @@ class Index(msgspec.Struct, frozen=True):
     tailed: bool
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A place in the index called `name` that a record occupies; the member is implied."""
 
     name: str
@@ -167,7 +167,7 @@ class Layout(msgspec.Struct, frozen=True):
     identity: Hashable
 
 
-class Operation(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True, gc=False):
     """One thing to do in one script call.
 
     `values` are its binary arguments; the lane tells the script where in ARGV they begin (`at`). `cost` estimates the

@@ -1,7 +1,8 @@
 """One connection: sends commands and script calls, reads replies, turns the driver's errors into three of its own.
 
-The only importer of `redis`. A wire is used by one task at a time and is dead after any failure: who owns it connects a
-new one. The driver's own retries are off, since it would resend what may have been applied.
+The only importer of `redis`, which connects: addresses, TLS, the login. From then on the wire is the protocol of the
+connection's transport itself: a reply is parsed and taken up in the turn of the loop that brings it. A wire is used by
+one task at a time and is dead after any failure: who owns it connects a new one. Nothing is ever resent here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -16,21 +20,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import AuthenticationError, RedisError
 
 from popoto_async.errors import DatabaseError, Unavailable
 
@@ -46,28 +36,15 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The server answered with an error; `code` is its first word."""
+    """The server answered with an error; `code` is its first word, the message the rest."""
 
-    def __init__(self, error: Exception) -> None:
-        message = str(error)
+    def __init__(self, text: str) -> None:
+        self.code, _, message = text.partition(" ")
         super().__init__(message)
-        self.code = _CODES.get(type(error)) or message.split(" ", 1)[0]
 
 
-# The driver cuts the code off the messages of errors that it has classes for.
-_CODES: dict[type[Exception], str] = {
-    NoScriptError: "NOSCRIPT",
-    ReadOnlyError: "READONLY",
-    OutOfMemoryError: "OOM",
-    TryAgainError: "TRYAGAIN",
-    ClusterDownError: "CLUSTERDOWN",
-    MasterDownError: "MASTERDOWN",
-    NoPermissionError: "NOPERM",
-    AuthenticationError: "NOAUTH",
-    BusyLoadingError: "LOADING",
-    MovedError: "MOVED",
-    AskError: "ASK",
-}
+UNREAD = 1000
+"""Replies that may wait to be received; then no more is read from the socket until they are."""
 
 _POOL_OPTIONS = ("max_connections", "timeout")
 """Options of redis-py's URLs that are about its pools, of which there are none here."""
@@ -89,7 +66,7 @@ class Server(NamedTuple):
 
 
 class Clock:
-    """The server's clock as replies tell it, each to within half of the time that it took.
+    """The server's clock as replies tell it by a local one, each to within half of the time that it took.
 
     A slow reply says little: it counts only where it is at least as exact as what is known, less what both clocks may
     have drifted apart since.
@@ -97,7 +74,8 @@ class Clock:
 
     DRIFT = 1e-4
 
-    def __init__(self) -> None:
+    def __init__(self, local: Callable[[], float] = time.monotonic) -> None:
+        self._local = local
         self._offset = 0.0
         self._error = math.inf
         self._learned = 0.0
@@ -108,14 +86,14 @@ class Clock:
         return self._error < math.inf
 
     def learn(self, seconds: float, sent: float, received: float, *, afresh: bool = False) -> None:
-        """A reply received at `received` to a call sent at `sent` (both of the loop's clock) said `seconds` of 1970."""
+        """A reply received at `received` to a call sent at `sent` (both of the local clock) said `seconds` of 1970."""
         error = (received - sent) / 2
         if afresh or error <= self._error + self.DRIFT * (received - self._learned):
             self._offset, self._error, self._learned = seconds - (sent + received) / 2, error, received
 
     def now(self) -> float:
         """The server's time in seconds of 1970."""
-        return asyncio.get_running_loop().time() + self._offset
+        return self._local() + self._offset
 
 
 class Address(NamedTuple):
@@ -159,11 +137,27 @@ def unix_address(path: str) -> Address:
     return address(f"unix://{quote(path)}")
 
 
-class Wire:
+class Wire(asyncio.Protocol):
     """An open connection."""
 
     def __init__(self, connection: AbstractConnection, shown: str) -> None:
-        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        # The driver's stream gives its transport away; it would warn if it were forgotten before that is closed.
+        stream: Any = connection._writer
+        connection._writer = connection._reader = None
+        self._stream, self._transport = stream, stream.transport
+        self._transport.set_protocol(self)
+        self._parser = hiredis.Reader(replyError=Refused, notEnoughData=_INCOMPLETE)
+        self._replies: deque[Any] = deque()
+        self._waiter: asyncio.Future[Any] | None = None
+        self._at_once: Callable[[Any], None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._lost: str | None = None
+        self._due = 0
+        self._sent = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self.patience: float | None = None
+        """Seconds of silence after which the connection is given up, where a reply is due."""
         self.shown = shown
         self.server = Server("", ())
 
@@ -172,11 +166,12 @@ class Wire:
         """Connect, check that the server will do, read its clock. Raises Unavailable, which names what was tried."""
         loop = asyncio.get_running_loop()
         connection = where.connection(**where.arguments)
-        wire = cls(connection, where.shown)
+        wire: Wire | None = None
         opened = False
         try:
             async with asyncio.timeout(where.arguments["socket_connect_timeout"]):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                wire = cls(connection, where.shown)
                 info = await wire.command("INFO", "server")
                 sent = loop.time()
                 seconds, micros = await wire.command("TIME")
@@ -194,31 +189,47 @@ class Wire:
             raise _unreachable(where, error) from error
         finally:
             if not opened:
-                await wire.close()
+                await (connection.disconnect(nowait=True) if wire is None else wire.close())
 
     @property
     def alive(self) -> bool:
         """False once the other side is known to have closed."""
-        # The driver's own question for this is a coroutine, and slower than the rest of a call's bookkeeping.
-        reader, writer = self._connection._reader, self._connection._writer
-        return reader is not None and writer is not None and not (reader.at_eof() or writer.is_closing())
+        return self._lost is None and not self._transport.is_closing()
 
     async def send(self, *arguments: Any) -> None:
         """Send one command without waiting for its reply. Raises TypeError for an argument that can't be sent."""
         packed = hiredis.pack_command(arguments)
-        try:
-            await self._connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError, RuntimeError) as error:
-            raise Lost(f"{self.shown}: {error}") from error
+        if not self.alive:
+            raise self._loss()
+        self._transport.write(packed)
+        self._due += 1
+        self._sent = self._loop.time()
+        if self.patience is not None and self._watch is None:
+            self._watch = self._loop.call_later(self.patience, self._look, self.patience)
+        if self._room is not None:
+            await self._room
 
-    async def receive(self) -> Any:
-        """The reply of the earliest command not yet answered."""
-        try:
-            return await self._connection.read_response()
-        except (ResponseError, BusyLoadingError, AuthenticationError) as error:
-            raise Refused(error) from error
-        except (RedisError, OSError, RuntimeError) as error:
-            raise Lost(f"{self.shown}: {error}") from error
+    async def receive(self, at_once: Callable[[Any], None] | None = None) -> Any:
+        """The reply of the earliest command not yet answered.
+
+        A reply that is no error is given to `at_once` first, in the turn of the loop that brings it.
+        """
+        if not self._replies:
+            if not self.alive:
+                raise self._loss()
+            self._waiter, self._at_once = self._loop.create_future(), at_once
+            try:
+                return await self._waiter
+            finally:
+                self._waiter = None
+        reply = self._replies.popleft()
+        if len(self._replies) == UNREAD - 1:
+            self._transport.resume_reading()
+        if isinstance(reply, Refused):
+            raise reply
+        if at_once is not None:
+            at_once(reply)
+        return reply
 
     async def command(self, *arguments: Any) -> Any:
         """Send one command and wait for its reply."""
@@ -227,7 +238,28 @@ class Wire:
 
     async def close(self) -> None:
         """Close at once; nothing more is sent."""
-        await self._connection.disconnect(nowait=True)
+        self._forget()
+        self._transport.abort()
+
+    def _forget(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, patience: float) -> None:
+        """Give up a silent server; otherwise look again. One timer serves all commands that follow each other."""
+        self._watch = None
+        left = self._sent + patience - self._loop.time()
+        if self._due == 0:
+            return
+        if left <= 0:
+            self._break_off(f"no reply within {patience:g} s")
+        else:
+            self._watch = self._loop.call_later(left, self._look, patience)
+
+    def _break_off(self, reason: str) -> None:
+        self.connection_lost(ConnectionError(reason))
+        self._transport.abort()
 
     def abandon(self) -> None:
         """Close this process's end of the socket without the event loop, which is closed or the parent process's.
@@ -235,12 +267,65 @@ class Wire:
         The ordinary way would schedule callbacks in a closed loop, or take the socket out of the selector that a forked
         child shares with its parent.
         """
-        connection = self._connection
-        writer, connection._writer, connection._reader = connection._writer, None, None
-        transport: Any = writer and writer.transport
-        if hasattr(transport, "_call_connection_lost"):  # asyncio's own; others close their sockets by themselves
-            transport._closing = True
-            transport._call_connection_lost(None)
+        self._forget()
+        self._waiter = self._room = None
+        if hasattr(self._transport, "_call_connection_lost"):  # asyncio's own; others close their sockets by themselves
+            self._transport._closing = True
+            self._transport._call_connection_lost(None)
+
+    # What the transport calls -------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and give each reply to who waits for it."""
+        try:
+            self._parser.feed(data)
+            while (reply := self._parser.gets()) is not _INCOMPLETE:
+                self._take(reply)
+        except hiredis.HiredisError as error:
+            self._break_off(str(error))
+
+    def _take(self, reply: Any) -> None:
+        self._due -= 1
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._replies.append(reply)
+            if len(self._replies) == UNREAD:
+                self._transport.pause_reading()
+            return
+        self._waiter = None
+        try:
+            if isinstance(reply, Refused):
+                raise reply
+            if self._at_once is not None:
+                self._at_once(reply)
+            waiter.set_result(reply)
+        except Exception as error:
+            waiter.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell those who wait."""
+        self._forget()
+        self._lost = self._lost or str(exc or "the server closed the connection")
+        for waiting in (self._waiter, self._room):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(self._loss())
+        self._waiter = self._room = None
+
+    def _loss(self) -> Lost:
+        return Lost(f"{self.shown}: {self._lost or 'the connection is closed'}")
+
+    def pause_writing(self) -> None:
+        """The server reads more slowly than is sent to it."""
+        self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+
+_INCOMPLETE = object()
 
 
 def _identify(info: bytes) -> Server:

@@ -287,7 +287,7 @@ def header(name: str) -> dict[str, str]:
     found = {}
     for line in SCRIPTS[name].splitlines():
         match = re.fullmatch(r"-- (\w+): (.+)", line)
-        if match is None or match[1] == "include":
+        if match is None or match[1] in ("include", "operation"):
             break
         found[match[1]] = match[2]
     return found
@@ -358,7 +358,7 @@ def test_import_loads_no_optional_package() -> None:
 def product_files() -> list[Path]:
     folders = ("popoto_async", "benchmarks", "docs", "tests", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    files = [*inside, *(path for path in ROOT.iterdir() if path.is_file())]
+    files = [*inside, *(path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")]
     skipped = {"__pycache__", "results"}
     return sorted(path for path in files if not skipped & set(path.parts) and path.suffix != ".pyc")
 

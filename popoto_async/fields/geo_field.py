@@ -49,12 +49,8 @@ def haversine(a: Coordinates, b: Coordinates) -> float:
 
 
 def _spread(value: int) -> int:
-    """The 26 low bits moved to the even places ("interleave bits by binary magic numbers", S. E. Anderson)."""
-    value = (value | value << 16) & 0x0000FFFF0000FFFF
-    value = (value | value << 8) & 0x00FF00FF00FF00FF
-    value = (value | value << 4) & 0x0F0F0F0F0F0F0F0F
-    value = (value | value << 2) & 0x3333333333333333
-    return (value | value << 1) & 0x5555555555555555
+    """The bits moved to the even places: the binary digits read as those of base 4."""
+    return int(f"{value:b}", 4)
 
 
 def geohash(position: Coordinates) -> int:

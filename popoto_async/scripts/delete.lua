@@ -2,6 +2,7 @@
 -- keys: the record, the index keys its manifest names, $Class, $Man, $Exp
 -- args: op.key
 -- reply: ok 1 or 0 (whether it existed) | foreign key type
+-- include: lib/expiry.lua
 
 operations.delete = function(call, op, model)
   local old, foreign = read_manifest(model, op.key)

@@ -2,6 +2,7 @@
 -- keys: the record, $Man, $Exp
 -- args: op.key; op.ttl (ms from now) or op.deadline (ms of 1970); neither: the record stays
 -- reply: ok deadline | gone | foreign key type
+-- include: lib/expiry.lua
 
 operations.expire = function(call, op, model)
   local old, foreign = read_manifest(model, op.key)

@@ -1,7 +1,9 @@
 """Lua files → scripts ready to be sent: headers read, includes flattened, the sha computed.
 
 Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
-stands for that file's text; each file is included once, where it is first asked for, which may be inside a function.
+stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
+line `-- operation: save.lua` stands for a function `operations.save` that defines itself, with what that file includes
+and the text around it does not, when it is first called: a call pays for the operations that it carries.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ SCRIPT_HEADER = ("purpose", "keys", "args", "reply")
 FRAGMENT_HEADER = ("purpose", "defines")
 """What the header of a file must tell: of a script or an operation, and of a fragment in `lib/`."""
 
-_INCLUDE = re.compile(r"\s*-- include: (\S+)\s*")
+_INCLUDE = re.compile(r"\s*-- (include|operation): (\S+)\s*")
+_OPERATION = ("operations.{0} = function(...)", "return operations.{0}(...)", "end")
 _HEADER = re.compile(r"-- (\w+): (\S.*)")
 _COMMENT = re.compile(r"\s*(--(?!\[\[).*)?")
 
@@ -54,7 +57,7 @@ def _header(name: str, text: str) -> Mapping[str, str]:
     header = {}
     for line in text.splitlines():
         found = _HEADER.fullmatch(line)
-        if found is None or found[1] == "include":
+        if found is None or found[1] in ("include", "operation"):
             break
         header[found[1]] = found[2].strip()
     required = FRAGMENT_HEADER if name.startswith("lib/") else SCRIPT_HEADER
@@ -74,7 +77,15 @@ def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]
     lines = []
     for line in text.splitlines():
         if found := _INCLUDE.fullmatch(line):
-            lines += _flatten(found[1], _read(found[1]), chain=(*chain, name), included=included)
+            lines += _included(found[1], found[2], chain=(*chain, name), included=included)
         elif not _COMMENT.fullmatch(line):
             lines.append(line.rstrip())
     return lines
+
+
+def _included(how: str, name: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for an include, or for an operation, which sees what is included around it."""
+    if how == "include":
+        return _flatten(name, _read(name), chain=chain, included=included)
+    first, *last = (line.format(name.removesuffix(".lua")) for line in _OPERATION)
+    return [first, *_flatten(name, _read(name), chain=chain, included=set(included)), *last]

@@ -4,12 +4,10 @@
 -- reply: time in µs, outcomes
 
 local operations = {}
--- include: lib/decimal.lua
--- include: lib/writes.lua
--- include: lib/manifest.lua
 -- include: lib/main.lua
--- include: load.lua
--- include: select.lua
+-- include: lib/due.lua
+-- operation: load.lua
+-- operation: select.lua
 
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')
@@ -21,8 +19,8 @@ local outcomes = {}
 for i, op in ipairs(call.ops) do
   local model = call.models[op.m]
   if model.refusal == nil then
-    local done, due = pcall(run, 'ZRANGEBYSCORE', model.exp, '-inf', call.now, 'LIMIT', 0, 1)
-    model.refusal = not done and failure(due) or (#due > 0 and {'due'})
+    local done, due = pcall(has_due, model, call.now)
+    model.refusal = not done and failure(due) or (due and {'due'})
   end
   outcomes[i] = model.refusal or run_operation(call, op, model)
 end

@@ -4,19 +4,16 @@
 -- reply: time in µs, outcomes | refused | unknown
 
 local operations = {}
--- include: lib/decimal.lua
--- include: lib/writes.lua
--- include: lib/manifest.lua
--- include: lib/entries.lua
--- include: lib/expiry.lua
 -- include: lib/main.lua
--- include: save.lua
--- include: delete.lua
--- include: load.lua
--- include: select.lua
--- include: expire.lua
--- include: sweep.lua
--- include: transaction.lua
+-- include: lib/slots.lua
+-- include: lib/due.lua
+-- operation: save.lua
+-- operation: delete.lua
+-- operation: load.lua
+-- operation: select.lua
+-- operation: expire.lua
+-- operation: sweep.lua
+-- operation: transaction.lua
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
@@ -41,26 +38,13 @@ elseif call.resend then
   return {'unknown'}
 end
 
--- The slots of a model's indexes are those on the server, or nothing is written for it.
-local function slots_differ(model)
-  local text = table.concat(model.table, '\n')
-  local known = run('GET', model.slots) or ''
-  if known == text then
-    return false
-  elseif known == model.was then
-    redis.call('SET', model.slots, text)
-    return false
-  end
-  return {'slots', known}
-end
-
 -- A model is made ready once in a call: its slots compared, what is due of it swept.
 local function refusal(model)
   if model.ready == nil then
     model.ready = true
     local done, reason = pcall(function()
       model.refusal = slots_differ(model)
-      model.due = not model.refusal and sweep_due(model, call.now, SWEEP)
+      model.due = not model.refusal and has_due(model, call.now) and operations.sweep(call, {}, model)[3] == 1
     end)
     model.refusal = done and model.refusal or (not done and failure(reason))
   end

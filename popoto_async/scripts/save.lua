@@ -2,6 +2,8 @@
 -- keys: the record, the index keys named by its old and new entries, $Class, $Man, $Exp
 -- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values
 -- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined
+-- include: lib/expiry.lua
+-- include: lib/slots.lua
 
 -- `unpack` stops near 8,000 values.
 local HASH_ARGUMENTS = 4000
@@ -36,36 +38,15 @@ local function found_owner(model, entries, slot)
   end
 end
 
--- The value an increment arrives at, put into the entries wherever they wait for it.
-local function computed_entries(op, entries, value)
-  -- Adding 0 makes 0 of -0, which equals it.
-  local score = float_text(tonumber(value) + 0)
-  local exact = decimal.compare(score, value) == 0
-  local token = op.add.float and score or decimal.token(value)
-  local placed = {}
-  for i = 1, #entries, 3 do
-    if entries[i + 2] ~= '\2' or not exact then
-      local waiting = entries[i + 2] == '\1' or entries[i + 2] == '\2'
-      placed[#placed + 1] = entries[i]
-      placed[#placed + 1] = (entries[i + 1]:gsub('\1', function() return token end))
-      placed[#placed + 1] = waiting and score or entries[i + 2]
-    end
-  end
-  return placed
+-- What only an increment needs.
+local function arithmetic()
+  -- include: lib/increment.lua
+  return incremented, computed_entries
 end
 
-local function incremented(op, key)
-  local stored = redis.call('HGET', key, op.add.field) or '0'
-  if op.add.float then
-    local number = tonumber(stored)
-    local sum = number and number + tonumber(op.add.by)
-    return sum and sum - sum == 0 and float_text(sum)
-  end
-  return decimal.add(stored, op.add.by)
-end
-
-operations.save = function(call, op, model)
-  local key, from = op.key, op.from or op.key
+-- The record as it stands under the key it had (`old`), and what stands under the key it comes to (`target`); or the
+-- outcome that refuses the save.
+local function examine(op, model, key, from)
   local inserting = op.mode == 'insert'
   local old, foreign = read_manifest(model, from)
   local target = old
@@ -73,43 +54,85 @@ operations.save = function(call, op, model)
     target, foreign = read_manifest(model, key)
   end
   if foreign then
-    return foreign
+    return nil, foreign
   end
   if not inserting and not old.mark then
-    return {'gone'}
+    return nil, {'gone'}
   end
   local found = op.found and found_owner(model, cmsgpack.unpack(ARGV[op.at + op.sets]), op.found)
   if found then
-    return {'unique', op.found, '', found, row_of(model, found)}
+    return nil, {'unique', op.found, '', found, row_of(model, found)}
   end
   if (inserting or from ~= key) and target.mark and op.if_exists then
-    return {'exists', key, op.if_exists == 'return' and not op.found and row_of(model, key)}
+    return nil, {'exists', key, op.if_exists == 'return' and not op.found and row_of(model, key)}
   end
-
   local version = model.versioned and redis.call('HGET', from, '$v')
   if op.version and version ~= op.version then
-    return {'stale', version}
+    return nil, {'stale', version}
   end
-  local entries_at = op.at + op.sets + (op.drops or 0)
-  if has_moved(op, from, entries_at) then
-    return {'moved', row_of(model, from)}
+  if has_moved(op, from, op.at + op.sets + (op.drops or 0)) then
+    return nil, {'moved', row_of(model, from)}
   end
-  local value = op.add and incremented(op, from)
-  if op.add and not value then
-    return {'declined', redis.call('HGET', from, op.add.field)}
-  end
+  return {old = old, target = target, version = version, known = old.mark or old.companion}
+end
 
-  -- The entries after the save; nil where a partial save touches none and the key stays.
-  local before, after, text = cmsgpack.unpack(old.text), nil, old.text
+-- The entries before and after the save and the manifest of the latter; `after` is nil where a partial save touches
+-- none and the key stays. The fourth result is the sum of an increment, the fifth the outcome that declines it.
+local function entries_of(op, old, from)
+  local packed = ARGV[op.at + op.sets + (op.drops or 0)]
   if not op.touched then
-    text = ARGV[entries_at]
-    after = text ~= old.text and cmsgpack.unpack(text) or nil
-  elseif #op.touched > 0 then
-    local fresh = cmsgpack.unpack(ARGV[entries_at])
-    after = merge_entries(before, op.add and computed_entries(op, fresh, value) or fresh, op.touched)
-    text = cmsgpack.pack(after)
+    local before = old.text == EMPTY and {} or cmsgpack.unpack(old.text)
+    return before, packed == old.text and before or cmsgpack.unpack(packed), packed
   end
-  after = after or ((from ~= key or inserting) and before) or nil
+  local value, computed
+  if op.add then
+    local incremented, computed_entries = arithmetic()
+    value, computed = incremented(op, from), computed_entries
+    if not value then
+      return nil, nil, nil, nil, {'declined', redis.call('HGET', from, op.add.field)}
+    end
+  end
+  local before = cmsgpack.unpack(old.text)
+  if #op.touched == 0 then
+    return before, from ~= op.key and before or nil, old.text, value
+  end
+  local fresh = cmsgpack.unpack(packed)
+  local after = merge_entries(before, computed and computed(op, fresh, value) or fresh, op.touched)
+  return before, after, cmsgpack.pack(after), value
+end
+
+-- Writes the fields. Nothing of it can fail: the types were checked.
+local function store_fields(op, key, from, old, mark)
+  local last = op.at + op.sets - 1
+  if from ~= key then
+    redis.call('RENAME', from, key)
+  elseif op.mode == 'insert' and old.mark then
+    redis.call('DEL', key)
+  end
+  if op.drops then
+    redis.call('HDEL', key, unpack(ARGV, last + 1, last + op.drops))
+  end
+  if op.sets > 0 then
+    redis.call('HSET', key, '$', mark, unpack(ARGV, op.at, math.min(last, op.at + HASH_ARGUMENTS - 1)))
+  elseif mark ~= old.mark or op.mode == 'insert' then
+    redis.call('HSET', key, '$', mark)
+  end
+  for first = op.at + HASH_ARGUMENTS, last, HASH_ARGUMENTS do
+    redis.call('HSET', key, unpack(ARGV, first, math.min(first + HASH_ARGUMENTS - 1, last)))
+  end
+end
+
+operations.save = function(call, op, model)
+  local key, from = op.key, op.from or op.key
+  local inserting = op.mode == 'insert'
+  local record, refusal = examine(op, model, key, from)
+  if refusal then
+    return refusal
+  end
+  local before, after, text, value, declined = entries_of(op, record.old, from)
+  if declined then
+    return declined
+  end
   if after then
     local slot, tail, owner = claim_conflict(model, after, key, from, inserting)
     if slot then
@@ -117,9 +140,13 @@ operations.save = function(call, op, model)
     end
   end
 
-  local expires = run('ZSCORE', model.exp, from)
+  local old, target = record.old, record.target
+  local expires = record.known and run('ZSCORE', model.exp, from)
   local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl)) or
     (not inserting and not op.persist and expires) or nil
+  if model.unregistered then
+    register_slots(model)
+  end
   if target ~= old and (target.mark or target.companion) then
     remove_record(model, key, target)
     target = {}
@@ -140,28 +167,11 @@ operations.save = function(call, op, model)
   elseif expires and from == key then
     forget_deadline(model, key)
   end
-  local mark = store_manifest(model, key, target, text, deadline)
-
-  -- From here on nothing can fail: the types were checked.
-  if from ~= key then
-    redis.call('RENAME', from, key)
-  elseif inserting and old.mark then
-    redis.call('DEL', key)
-  end
-  if op.drops then
-    redis.call('HDEL', key, unpack(ARGV, op.at + op.sets, entries_at - 1))
-  end
-  if op.sets > 0 then
-    redis.call('HSET', key, '$', mark, unpack(ARGV, op.at, math.min(op.at + op.sets, op.at + HASH_ARGUMENTS) - 1))
-  elseif mark ~= old.mark or inserting then
-    redis.call('HSET', key, '$', mark)
-  end
-  for first = op.at + HASH_ARGUMENTS, op.at + op.sets - 1, HASH_ARGUMENTS do
-    redis.call('HSET', key, unpack(ARGV, first, math.min(first + HASH_ARGUMENTS, op.at + op.sets) - 1))
-  end
+  store_fields(op, key, from, old, store_manifest(model, key, target, text, deadline))
   if value then
     redis.call('HSET', key, op.add.field, value)
   end
+  local version = record.version
   if model.versioned then
     version = next_version(call, version)
     redis.call('HSET', key, '$v', version)

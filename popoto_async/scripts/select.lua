@@ -2,27 +2,22 @@
 -- keys: the records, the index keys named by op.where and op.order, $Class
 -- args: the operation as docs/architecture.md has it; values of stored conditions are at op.at
 -- reply: ok keys rows examined | more keys rows examined cursor | ok n examined | more n examined cursor
+-- include: lib/query.lua
+-- include: lib/count.lua
+-- include: lib/choice.lua
+-- include: lib/collect.lua
+-- include: lib/scan.lua
 
--- Defining all that a select needs takes longer than many an operation, so it waits for the first select of a call.
-operations.select = function(...)
-  -- include: lib/query.lua
-  -- include: lib/count.lua
-  -- include: lib/choice.lua
-  -- include: lib/collect.lua
-  -- include: lib/scan.lua
-
-  operations.select = function(_, op, model)
-    local query = describe(op, model)
-    local counted = op.mode == 'count' and not op.cursor and count_by_index(query)
-    if counted then
-      return {'ok', math.max(0, math.min(counted - query.offset, query.limit)), 0}
-    elseif query.limit == 0 then
-      return op.mode == 'count' and {'ok', 0, 0} or {'ok', {}, {}, 0}
-    end
-    local plan = op.cursor and choice.resumed(op.cursor) or choice.plan(query)
-    local collected = collectors[op.mode](query, plan)
-    scan(query, plan, collected)
-    return collected.reply(plan.at and choice.cursor(query, plan))
+operations.select = function(_, op, model)
+  local query = describe(op, model)
+  local counted = op.mode == 'count' and not op.cursor and count_by_index(query)
+  if counted then
+    return {'ok', math.max(0, math.min(counted - query.offset, query.limit)), 0}
+  elseif query.limit == 0 then
+    return op.mode == 'count' and {'ok', 0, 0} or {'ok', {}, {}, 0}
   end
-  return operations.select(...)
+  local plan = op.cursor and choice.resumed(op.cursor) or choice.plan(query)
+  local collected = collectors[op.mode](query, plan)
+  scan(query, plan, collected)
+  return collected.reply(plan.at and choice.cursor(query, plan))
 end

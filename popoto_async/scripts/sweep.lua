@@ -2,6 +2,7 @@
 -- keys: the expired records, the index keys their manifests name, $Class, $Man, $Exp
 -- args: none
 -- reply: ok swept more (1 when more are waiting)
+-- include: lib/expiry.lua
 
 operations.sweep = function(call, op, model)
   local more, swept = sweep_due(model, call.now, SWEEP)

@@ -2,6 +2,7 @@
 -- keys: those of the operations
 -- args: op.ops, each with an m of its own
 -- reply: ok outcomes | failed index outcome
+-- include: lib/main.lua
 
 operations.transaction = function(call, op, model)
   local outcomes = {}

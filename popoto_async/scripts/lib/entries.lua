@@ -1,5 +1,6 @@
 -- purpose: moving a record from the entries it occupies to those it is to occupy
 -- defines: MEMBER, indexes, place, by_place, merge_entries, claim_conflict, move_entries, add_entry, drop_entry
+-- include: lib/writes.lua
 
 local MEMBER = 'm'
 

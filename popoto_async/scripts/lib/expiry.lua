@@ -1,5 +1,7 @@
 -- purpose: records with a deadline: set, forget, and sweep what is due
 -- defines: SWEEP, set_deadline, end_record, forget_deadline, remove_record, sweep, sweep_due
+-- include: lib/manifest.lua
+-- include: lib/entries.lua
 
 -- Records swept by one call at most: about 25 µs each.
 local SWEEP = 150

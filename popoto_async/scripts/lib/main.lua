@@ -1,5 +1,6 @@
 -- purpose: run the operations of a call in order, each with an outcome of its own
 -- defines: failure, run_operation
+-- include: lib/writes.lua
 
 -- What a raised error says (a table on newer servers, a text on older ones), and the key to blame.
 local function failure(reason)

@@ -1,5 +1,6 @@
 -- purpose: the manifest of a record: what it occupies, read and stored
 -- defines: MANIFEST_INLINE, EMPTY, read_manifest, store_manifest, forget_manifest
+-- include: lib/writes.lua
 
 -- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
 local MANIFEST_INLINE = 64
