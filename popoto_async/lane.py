@@ -16,6 +16,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -46,6 +47,9 @@ PATIENCE = 10.0
 
 CLOSE_TIMEOUT = 5.0
 """Seconds for which closing waits for the call under way."""
+
+LEAVE_TIMEOUT = 1.0
+"""Seconds for which closing waits for the server to forget the lane."""
 
 LANE_TTL = 3600.0
 """Seconds for which the server remembers a lane's last outcomes (`run.lua`)."""
@@ -449,8 +453,17 @@ class Lane:
             for task in ours:
                 task.cancel()
             await asyncio.gather(*ours, return_exceptions=True)
+            await self._leave()
         finally:
             await self._drop()
+
+    async def _leave(self) -> None:
+        """Have the server forget the lane: nobody will ask for its outcomes again. Else they expire."""
+        wire = self.wire
+        if wire is not None and wire.alive and self._remembered is not None:
+            with suppress(Lost, Refused, TimeoutError):
+                async with asyncio.timeout(LEAVE_TIMEOUT):
+                    await wire.command("UNLINK", self._key)
 
     def abandon(self) -> None:
         """Let go of the connection without the event loop, which is closed or the parent process's."""

@@ -250,6 +250,33 @@ async def test_a_transaction_that_fails_at_any_step(db: Database, clean_server: 
     assert_true(clean_server, MODELS)
 
 
+async def test_a_first_save_that_fails_leaves_an_empty_server_empty(clean_server: Server) -> None:
+    """Not even the slot table of the model stays, and a client that leaves takes its lane along."""
+    client = clean_server.client
+    lost = Diner(**diner())
+    async with connect(clean_server.url):
+        await lost.save()
+        await Diner.query.filter(name="d1").count()
+        client.flushdb()
+        calls: list[Callable[[], Any]] = [
+            lambda: Diner.create(**diner(1, place=(95, 0))), lambda: Diner.create(**diner(1, rating=math.nan)),
+            lambda: lost.increment("seats"), lambda: lost.expire_in(5), lambda: _changed(lost), lambda: _renamed(lost),
+            lambda: _all([Diner(**diner(2)), Badge(team="a", code="c"), lost]),
+        ]  # fmt: skip
+        for call in calls:
+            with pytest.raises((ValidationError, RecordGone)):
+                await call()
+            assert [key for key in client.keys("*") if not key.startswith(b"$Lane:")] == []
+        assert not await lost.delete()
+        assert [key for key in client.keys("*") if not key.startswith(b"$Lane:")] == []
+        client.set("$Class:Diner", "foreign")
+        with pytest.raises(CorruptIndex):
+            await Diner.create(**diner(2))
+        assert [key for key in client.keys("*") if not key.startswith(b"$Lane:")] == [b"$Class:Diner"]
+        assert client.keys("$Lane:*") != []
+    assert client.keys("*") == [b"$Class:Diner"]
+
+
 # Something foreign on the server -------------------------------------------------------------------------------------
 
 FOREIGN: dict[str, Callable[[Any, bytes], Any]] = {
