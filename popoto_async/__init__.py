@@ -4,6 +4,7 @@ from popoto_async.bulk import Summary
 from popoto_async.database import Database, configure, connect, using
 from popoto_async.errors import (
     AlreadyExists,
+    ConfigurationError,
     ContentError,
     CorruptIndex,
     CorruptRecord,
@@ -66,6 +67,7 @@ __all__ = [
     "AutoKeyField",
     "BooleanField",
     "BytesField",
+    "ConfigurationError",
     "ContentError",
     "CorruptIndex",
     "CorruptRecord",

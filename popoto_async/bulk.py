@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from popoto_async.changes import Insert
-from popoto_async.errors import ModelException, PopotoError, RecordGone, ValidationError, shorten
+from popoto_async.errors import PopotoError, RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
 from popoto_async.plan import MEMBER, Outcome
-from popoto_async.records import database_of, fill, require_concrete
+from popoto_async.records import database_of, fill, problems, require_concrete
 from popoto_async.saving import ADMISSION, timing
 from popoto_async.schema import Binding, Schema
 
@@ -147,6 +147,15 @@ async def _tell(callback: Callable[..., Any] | None, *arguments: Any) -> None:
         await result
 
 
+def with_instances(cls: Any, work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """Work that is done for instances of the class and refused for anything else."""
+
+    def begin(item: Any) -> Awaitable[Any]:
+        return work(item) if isinstance(item, cls) else _refuse(cls, item, "instances")
+
+    return begin
+
+
 async def create_many(
     cls: Any,
     items: Iterable[Any] | AsyncIterable[Any],
@@ -172,24 +181,25 @@ async def create_many(
     return await each(items, create, on_outcome, progress)
 
 
-async def _refuse(cls: Any, item: Any) -> None:
+async def _refuse(cls: Any, item: Any, wanted: str = "dicts of values or new instances") -> None:
     raise ValidationError(
-        f"create_many takes dicts of values or new instances of {cls.__name__}, not {shorten(item)}",
+        f"{cls.__name__}: takes {wanted} of {cls.__name__}, not {shorten(item)}",
         model=cls.__name__,
         value=item,
     )
 
 
 def _naming_index(schema: Schema, lookup: dict[str, Any]) -> str | None:
-    """The unique index that a lookup names; None where it names the key. ModelException where it names neither."""
+    """The unique index that a lookup names; None where it names the key. ValidationError where it names neither."""
     if lookup.keys() == {field.name for field in schema.keys}:
         return None
     for index in schema.indexes:
         if index.kind != MEMBER and lookup.keys() == set(index.inputs):
             return index.name
-    raise ModelException(
+    raise ValidationError(
         f"{schema.model}: {', '.join(lookup) or 'nothing'} names neither the whole key nor a unique field",
         model=schema.model,
+        value=lookup,
         hint="look up by all key fields or by one unique field, and pass the rest as defaults",
     )
 
@@ -232,9 +242,20 @@ async def get_or_create(cls: Any, defaults: dict[str, Any], lookup: dict[str, An
         )
     new = cls(**{**defaults, **lookup})
     await new.before_save()
-    instance, created = await fly(
-        schema.model, "get_or_create", database_of(schema), lambda now: FindOrInsert(cls, new, now, found), ADMISSION
-    )
+    try:
+        instance, created = await fly(
+            schema.model,
+            "get_or_create",
+            database_of(schema),
+            lambda now: FindOrInsert(cls, new, now, found),
+            ADMISSION,
+        )
+    except ValidationError:
+        # What is there already needs no defaults, be they wrong or too few for a new record.
+        earlier = None if problems(schema, new.__dict__, frozenset(lookup)) else await cls.query.get(**lookup)
+        if earlier is None:
+            raise
+        return earlier, False
     if created:
         await instance.after_save()
     return instance, created

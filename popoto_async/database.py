@@ -12,14 +12,22 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from types import NoneType
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from popoto_async.dispatcher import Dispatcher
-from popoto_async.embedded import EmbeddedServer
-from popoto_async.errors import DatabaseError, OutcomeUnknown, Unavailable, ValidationError, shorten
+from popoto_async.embedded import EmbeddedServer, folder_of
+from popoto_async.errors import (
+    ConfigurationError,
+    DatabaseError,
+    OutcomeUnknown,
+    Unavailable,
+    ValidationError,
+    shorten,
+)
 from popoto_async.schema import Binding, Schema
 from popoto_async.tracing import Stats
 from popoto_async.types import UNSET
@@ -57,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True):
         namespace: Any = self.namespace
         if namespace is not None and (not isinstance(namespace, str) or not namespace):
             raise ValidationError(f"namespace is a text, not {shorten(namespace)}", value=namespace)
+        batching: Any = self.batching
+        if not isinstance(batching, bool):
+            raise ValidationError(f"batching is True or False, not {shorten(batching)}", value=batching)
         require_seconds("timeout", self.timeout)
         require_seconds("queue_timeout", self.queue_timeout)
 
@@ -144,11 +155,16 @@ class Database:
     def __init__(self, url: str | None = None, settings: Settings | None = None) -> None:
         self.url = url or os.environ.get("REDIS_URL") or DEFAULT_URL
         self.settings = settings or Settings()
+        given: Any = self.url
+        if not isinstance(given, str):
+            raise ConfigurationError(f"{shorten(given)} is no address of a server: it must be a str", value=given)
         self._embedded = self.url.startswith("embedded:")
+        if self._embedded:
+            folder_of(self.url)  # raises for one that can't be
         try:
             self._address: Address | None = None if self._embedded else address(self.url)
         except ValueError as error:
-            raise DatabaseError(
+            raise ConfigurationError(
                 f"{shown(self.url)!r} is no address of a server: {error}",
                 hint="redis:// rediss:// unix:// valkey:// valkeys:// or embedded://",
             ) from error
@@ -225,8 +241,10 @@ class Database:
         """
         name = str(command[0]).upper() if command else ""
         if not name or name in STATEFUL:
-            raise DatabaseError(
-                f"execute() can't send {name or 'nothing'}: it shares its connection with other callers"
+            raise ConfigurationError(
+                f"execute() can't send {name or 'nothing'}: it shares its connection with other callers",
+                value=name,
+                hint="transaction() is for several changes at once; for the rest open a client of your own",
             )
         session = self.session()
         async with session.lock:
@@ -241,7 +259,9 @@ class Database:
             except Refused as error:
                 raise DatabaseError(f"{name}: {error.code} {error}") from error
             except TypeError as error:
-                raise DatabaseError(f"{name}: {error}", hint="arguments are str, bytes, int or float") from error
+                raise ConfigurationError(
+                    f"{name}: {error}", value=command, hint="arguments are str, bytes, int or float"
+                ) from error
             except BaseException as error:
                 session.direct = None
                 await wire.close()
@@ -310,7 +330,9 @@ def configure(
         "queue_timeout": queue_timeout,
     }
     settings = replace(_defaults.settings, **{name: value for name, value in given.items() if value is not UNSET})
-    urls = _defaults.urls if databases is UNSET else dict(databases)
+    if databases is not UNSET and not isinstance(databases, (Mapping, NoneType)):
+        raise ConfigurationError(f"databases are urls by name, not {shorten(databases)}", value=databases)
+    urls = _defaults.urls if databases is UNSET else dict(databases or {})
     url = _defaults.url if url is UNSET else url
     for candidate in (url, *urls.values()):
         Database(candidate, settings)
@@ -325,7 +347,7 @@ def resolve(name: str | None = None) -> Database:
         if name not in _defaults.named:
             if name not in _defaults.urls:
                 known = ", ".join(_defaults.urls) or "none"
-                raise DatabaseError(
+                raise ConfigurationError(
                     f"no database is named {name!r} (configured: {known})",
                     hint=f"configure(databases={{{name!r}: url}})",
                 )

@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from popoto_async.errors import PopotoError, Unavailable
+from popoto_async.errors import ConfigurationError, PopotoError, Unavailable
 
 if sys.platform != "win32":
     import fcntl
@@ -280,13 +280,17 @@ def folder_of(url: str) -> Path | None:
     """The folder an `embedded://` URL names, absolute, or None for a temporary server."""
     parts = urlsplit(url)
     if parts.scheme != "embedded" or not url.startswith("embedded://"):
-        raise PopotoError(f"{url!r} is no embedded:// URL")
+        raise ConfigurationError(
+            f"{url!r} is no embedded:// URL", hint="Write embedded:// or embedded:///absolute/folder."
+        )
     if parts.query or parts.fragment:
-        raise PopotoError(f"{url!r}: an embedded:// URL takes no options", hint="Write ? as %3F and # as %23 in paths.")
+        raise ConfigurationError(
+            f"{url!r}: an embedded:// URL takes no options", hint="Write ? as %3F and # as %23 in paths."
+        )
     if not parts.netloc and not parts.path:
         return None
     if parts.netloc not in ("", ".", "..") or not parts.path.strip("/"):
-        raise PopotoError(
+        raise ConfigurationError(
             f"{url!r} names no folder",
             hint="Write embedded:// for a temporary server, embedded:///absolute/folder or embedded://./folder.",
         )

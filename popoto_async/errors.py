@@ -22,6 +22,7 @@ PopotoError
 │   ├── OutcomeUnknown              the call left and its outcome can't be known any more
 │   ├── Overloaded                  the queue stayed full for `queue_timeout`
 │   ├── CorruptIndex                an index key holds something foreign; nothing was written
+│   ├── ConfigurationError          an address, a name or a command that can't be (also a ValueError)
 │   └── NotAwaited                  a result was used before it was awaited (also a TypeError)
 ├── ContentError                    a content store
 └── EmbeddingError                  an embedding provider
@@ -173,6 +174,10 @@ class Overloaded(DatabaseError):
 
 class CorruptIndex(DatabaseError):
     """A key that belongs to an index holds something foreign; nothing of the operation was kept."""
+
+
+class ConfigurationError(DatabaseError, ValueError):
+    """An address, a name or a command that can't be; nothing was sent."""
 
 
 class NotAwaited(DatabaseError, TypeError, AttributeError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 import msgspec
 
-from popoto_async.errors import CorruptRecord, shorten
+from popoto_async.errors import CorruptRecord, InvalidLookup, shorten
 from popoto_async.types import T
 
 
@@ -32,7 +32,7 @@ class Expression(msgspec.Struct, frozen=True):
         return Not(self)
 
     def __bool__(self) -> bool:
-        raise TypeError(
+        raise InvalidLookup(
             "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()"
         )
 
@@ -80,19 +80,23 @@ class Attr(Generic[T]):
         # Values stand in the instance's `__dict__`, which comes first; there is no `__set__` at run time.
         state = instance.__dict__
         if self.name in state.get("_corrupt", ()):
-            raise CorruptRecord(
-                f"{self.model}.{self.name}: what is stored can't be read: {shorten(state['_corrupt'][self.name])}",
-                model=self.model,
-                field=self.name,
-                key=state.get("_key"),
-                value=state["_corrupt"][self.name],
-                hint="assign a value and save, or delete the record",
-            )
+            raise self.corrupt(state.get("_key"), state["_corrupt"][self.name])
         raise AttributeError(f"{self.model} instance has no value for {self.name!r}")
 
     if TYPE_CHECKING:
 
         def __set__(self, instance: object, value: T) -> None: ...
+
+    def corrupt(self, key: str | None, raw: bytes) -> CorruptRecord:
+        """The error of stored bytes that are no value of this attribute."""
+        return CorruptRecord(
+            f"{self.model}.{self.name}: what is stored can't be read: {shorten(raw)}",
+            model=self.model,
+            field=self.name,
+            key=key,
+            value=raw,
+            hint="assign a value and save, or delete the record",
+        )
 
     def _condition(self, lookup: str, value: object) -> Condition:
         return Condition(self.name, lookup, value, self.model)

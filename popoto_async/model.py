@@ -12,7 +12,7 @@ from popoto_async.declaration import declare, unknown_field
 from popoto_async.errors import DefinitionError, ValidationError, shorten
 from popoto_async.pending import verb
 from popoto_async.query import QueryDescriptor
-from popoto_async.records import database_of, load, problems
+from popoto_async.records import database_of, load, problems, require_key
 from popoto_async.saving import ending_at, ending_in, timing
 from popoto_async.schema import Schema
 
@@ -45,7 +45,7 @@ class Model:
         cls._plain = all(getattr(cls, name) is getattr(Model, name) for name in ("save", "before_save", "after_save"))
         _register(cls)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         """Construct with values by field name; unknown names raise, wrong values don't (`is_valid()` tells)."""
         state = self.__dict__
         for name, field in self._meta.fields.items():
@@ -85,7 +85,11 @@ class Model:
 
     @property
     def db_key(self) -> DbKey:
-        """Where the record is stored; for a new instance, where it would be. `m.db_key.redis_key` is the text."""
+        """Where the record is stored; for a new instance, where it would be. `m.db_key.redis_key` is the text.
+
+        ValidationError where a new instance has values that no key can have.
+        """
+        require_key(self._meta, self.__dict__)
         binding = database_of(self._meta).binding(self._meta)
         return DbKey(self.__dict__.get("_key") or binding.record_key(self.__dict__))
 
@@ -181,6 +185,7 @@ class Model:
     async def delete(self, *, timeout: float | None = None) -> bool:
         """Remove the record with everything of it; True if it existed. One round trip. The instance is new then."""
         await self.before_delete()
+        require_key(self._meta, self.__dict__)
         existed = await saving.delete(self._meta, self.__dict__, timeout)
         await self.after_delete()
         return existed
@@ -216,7 +221,7 @@ class Model:
     # Verbs of the class ------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, *, if_exists: IfExists = "overwrite", **values: Any) -> Coroutine[Any, Any, Self]:
+    def create(cls, /, *, if_exists: IfExists = "overwrite", **values: Any) -> Coroutine[Any, Any, Self]:
         """Construct and save. One round trip. `if_exists="error"` raises AlreadyExists where the key is taken."""
         timeout = _call_timeout(cls, values)
         if cls._plain:
@@ -231,7 +236,7 @@ class Model:
         return instance
 
     @classmethod
-    def load(cls, **keys: Any) -> Coroutine[Any, Any, Self | None]:
+    def load(cls, /, **keys: Any) -> Coroutine[Any, Any, Self | None]:
         """The record with these key values, or None. One round trip; MultipleResults if part of a key fits several."""
         timeout = _call_timeout(cls, keys)
         if keys.keys() == cls._meta.key_names:
@@ -240,13 +245,13 @@ class Model:
 
     @classmethod
     @verb
-    async def exists(cls, **keys: Any) -> bool:
+    async def exists(cls, /, **keys: Any) -> bool:
         """Whether a record with these values exists. One round trip."""
         return await cls.query.filter(**keys).exists()
 
     @classmethod
     @verb
-    async def get_or_create(cls, defaults: dict[str, Any] | None = None, **lookup: Any) -> tuple[Self, bool]:
+    async def get_or_create(cls, /, defaults: dict[str, Any] | None = None, **lookup: Any) -> tuple[Self, bool]:
         """The record that `lookup` names, or a new one of lookup and defaults; and whether it is new.
 
         Atomic, one round trip. `lookup` gives the whole key, or a unique field.
@@ -255,7 +260,7 @@ class Model:
 
     @classmethod
     @verb
-    async def update_or_create(cls, defaults: dict[str, Any] | None = None, **lookup: Any) -> tuple[Self, bool]:
+    async def update_or_create(cls, /, defaults: dict[str, Any] | None = None, **lookup: Any) -> tuple[Self, bool]:
         """As `get_or_create`, but an existing record gets the defaults too: two round trips then."""
         while True:
             instance, created = await bulk.get_or_create(cls, defaults or {}, lookup)
@@ -288,7 +293,7 @@ class Model:
         progress: Callable[[int], Any] | None = None,
     ) -> Summary:
         """Save many instances, each as `save()` would. Never raises for one record."""
-        return await bulk.each(items, lambda item: item.save(), on_outcome, progress)
+        return await bulk.each(items, bulk.with_instances(cls, lambda item: item.save()), on_outcome, progress)
 
     @classmethod
     @verb
@@ -300,7 +305,7 @@ class Model:
         progress: Callable[[int], Any] | None = None,
     ) -> Summary:
         """Delete many instances, each as `delete()` would. Never raises for one record."""
-        return await bulk.each(items, lambda item: item.delete(), on_outcome, progress)
+        return await bulk.each(items, bulk.with_instances(cls, lambda item: item.delete()), on_outcome, progress)
 
 
 def _call_timeout(cls: type[Model], values: dict[str, Any]) -> float | None:

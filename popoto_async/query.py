@@ -24,6 +24,7 @@ from popoto_async.planning.read import (
     equalities,
     merge_key,
     order_by,
+    own_field,
     parse_lookup,
     plan_select,
     to_test,
@@ -36,6 +37,10 @@ M = TypeVar("M")
 
 ADMISSION = 15
 """Estimated cost of planning a read, in microseconds of this process."""
+
+
+MOST = 2**53
+"""More records than there can be: a greater limit or offset means as much, and Lua could not count it."""
 
 
 class UnindexedFilterWarning(UserWarning):
@@ -72,7 +77,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
     # Building ----------------------------------------------------------------------------------------------------
 
-    def filter(self, *conditions: Expression | bool, **lookups: Any) -> Self:
+    def filter(self, /, *conditions: Expression | bool, **lookups: Any) -> Self:
         """The records that satisfy all of this too. `limit=`, `offset=`, `order_by=` and `values=` may be given, too.
 
         Raises InvalidLookup for an unknown field or lookup or a value of the wrong type, and MissingPartition.
@@ -90,6 +95,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
                 raise InvalidLookup(
                     f"{schema.model}: filter() takes conditions, not {shorten(condition)}",
                     model=schema.model,
+                    value=condition,
                     hint=f"compare fields of the class: {schema.model}.{next(iter(schema.fields))} == …",
                 )
             children.append(_check(schema, condition))
@@ -113,25 +119,31 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         orders = []
         given: tuple[Any, ...] = fields
         for name in given:
-            if not isinstance(name, (str, Attr)):
-                raise InvalidLookup(f"{self._schema.model}: order_by() takes field names, not {shorten(name)}")
-            order = parse_order(name) if isinstance(name, str) else Order(name.name)
+            if isinstance(name, Attr):
+                order = Order(own_field(self._schema, name.name, name.model).name)
+            elif isinstance(name, str):
+                order = parse_order(name)
+            else:
+                raise self._takes("order_by() takes field names", name)
             order_by(self._schema, order, dict(self._known))
             orders.append(order)
         return replace(self, _orders=tuple(orders))
 
     def limit(self, count: int | None) -> Self:
         """At most this many; None for all."""
-        return replace(self, _limit=None if count is None else _natural("limit", count))
+        return replace(self, _limit=None if count is None else self._natural("limit", count))
 
     def offset(self, count: int) -> Self:
         """Without the first ones."""
-        return replace(self, _offset=_natural("offset", count))
+        return replace(self, _offset=self._natural("offset", count))
 
     def values(self, *fields: str) -> Query[dict[str, Any]]:
         """Dicts of these fields (all of them, without any) in place of instances; only these are read."""
         names = fields or tuple(name for name in self._schema.fields if not name.startswith("_"))
         for name in names:
+            given: Any = name
+            if not isinstance(given, str):
+                raise self._takes("values() takes field names", given)
             if name not in self._schema.fields:
                 raise unknown_field(self._schema.model, name, self._schema.fields)
         return cast("Query[dict[str, Any]]", replace(self, _values=tuple(names)))
@@ -143,17 +155,25 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     def __getitem__(self, item: slice) -> Self:
         """A part of the answer: `q[10:20]`."""
         if not isinstance(item, slice):
-            raise InvalidLookup(
-                f"{self._schema.model}: a query takes slices, not {shorten(item)}", hint="await q.offset(n).first()"
-            )
-        start, stop = item.start or 0, item.stop
-        if item.step not in (None, 1) or start < 0 or (stop is not None and stop < 0):
-            raise InvalidLookup(f"{self._schema.model}: a query takes slices forward from 0, not {item}")
+            raise self._takes("a query takes slices", item, hint="await q.offset(n).first()")
+        if item.step not in (None, 1):
+            raise self._takes("a query takes slices forward from 0", item)
+        start = 0 if item.start is None else self._natural("the start of a slice", item.start)
+        stop = None if item.stop is None else self._natural("the end of a slice", item.stop)
         length = None if stop is None else max(0, stop - start)
         if self._limit is not None:
             left = max(0, self._limit - start)
             length = left if length is None else min(length, left)
         return replace(self, _offset=self._offset + start, _limit=length)
+
+    def _natural(self, name: str, count: Any) -> int:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise self._takes(f"{name} takes a whole number of 0 or more", count)
+        return min(count, MOST)
+
+    def _takes(self, what: str, given: Any, hint: str | None = None) -> InvalidLookup:
+        model = self._schema.model
+        return InvalidLookup(f"{model}: {what}, not {shorten(given)}", model=model, value=given, hint=hint)
 
     # Answers -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +218,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         return await replace(self, _orders=flipped, _offset=0).first()
 
     @verb
-    async def get(self, **lookups: Any) -> M | None:
+    async def get(self, /, **lookups: Any) -> M | None:
         """The one record that matches, or None; MultipleResults if there are more. One round trip."""
         schema = self._schema
         if not self._tests and self._values is None and lookups.keys() == schema.key_names:
@@ -214,7 +234,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         return found[0] if found else None
 
     @verb
-    async def get_or_raise(self, **lookups: Any) -> M:
+    async def get_or_raise(self, /, **lookups: Any) -> M:
         """As `get`, but NotFound in place of None."""
         found = await self.get(**lookups)
         if found is None:
@@ -334,7 +354,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
         def build_dict(key: bytes, row: list[bytes | None]) -> Any:
             values = {
-                field.name: None if raw is None else field.plain(field.decode(raw))
+                field.name: None if raw is None else field.plain(_read(field, key, raw))
                 for field, raw in zip(shown, row, strict=False)
             }
             return {**values, **distance(row)} if distance else values
@@ -383,14 +403,15 @@ class QueryDescriptor:
         return Query(owner)
 
 
+def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
+    try:
+        return field.decode(raw)
+    except Exception as error:  # whatever a decoder raises, the bytes are not a value
+        raise field.corrupt(key.decode(), raw) from error
+
+
 def _first(part: tuple[list[Any], Found]) -> list[Any]:
     return part[0]
-
-
-def _natural(name: str, count: Any) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InvalidLookup(f"{name} takes a whole number of 0 or more, not {shorten(count)}", value=count)
-    return count
 
 
 def _shown(lookups: dict[str, Any], labels: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 from popoto_async.database import Database, resolve
@@ -166,6 +167,12 @@ def invalid(schema: Schema, state: State, names: frozenset[str] | None = None) -
     )
 
 
+def require_key(schema: Schema, state: State) -> None:
+    """ValidationError where a new instance's values can't make a key."""
+    if state.get("_key") is None and problems(schema, state, schema.key_names):
+        raise invalid(schema, state, schema.key_names)
+
+
 def fill(cls: Any, key: str, row: list[Any]) -> Any:
     """An instance from the stored texts of a schema's columns (None: null)."""
     schema: Schema = cls._meta
@@ -195,8 +202,12 @@ def _fill_readable(schema: Schema, row: list[Any]) -> State:
 
 
 def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection[str]) -> State:
-    """The values of some fields as they are stored."""
-    return {name: None if (raw := stored.get(name)) is None else schema.fields[name].decode(raw) for name in names}
+    """The values of some fields as they are stored; None, as for null, where the bytes are no value."""
+    values: State = dict.fromkeys(names)
+    for name in values.keys() & stored.keys():
+        with suppress(Exception):  # whatever a decoder raises; who reads the field is told of it
+            values[name] = schema.fields[name].decode(stored[name])
+    return values
 
 
 # Outcomes that are errors ---------------------------------------------------------------------------------------------
@@ -302,7 +313,9 @@ def failure(schema: Schema, key: str, state: State, outcome: Outcome, binding: B
 
 def not_found(schema: Schema, asked: str) -> NotFound:
     """The error of a lookup that nothing matches."""
-    return NotFound(f"{schema.model}: nothing matches {asked}", model=schema.model)
+    return NotFound(
+        f"{schema.model}: nothing matches {asked}", model=schema.model, hint="get() gives None in place of this error"
+    )
 
 
 def require_stored(schema: Schema, state: State, verb: str) -> str:

@@ -31,8 +31,16 @@ def timing(schema: Schema, expire_in: float | None = None, expire_at: datetime |
 def ending_at(schema: Schema, when: Any) -> dict[str, Any]:
     """A deadline for a script, in ms of 1970."""
     if not isinstance(when, datetime):
-        raise ValidationError(f"{schema.model}: expire_at takes a datetime, not {shorten(when)}", model=schema.model)
-    return {"deadline": str((as_utc(when) - EPOCH) // timedelta(milliseconds=1))}
+        raise ValidationError(
+            f"{schema.model}: expire_at takes a datetime, not {shorten(when)}", model=schema.model, value=when
+        )
+    try:
+        instant = as_utc(when)
+    except OverflowError as error:
+        raise ValidationError(
+            f"{schema.model}: expire_at={shorten(when)}: {error} in UTC", model=schema.model, value=when
+        ) from error
+    return {"deadline": str((instant - EPOCH) // timedelta(milliseconds=1))}
 
 
 def ending_in(schema: Schema, seconds: Any) -> dict[str, Any]:
@@ -168,11 +176,19 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     if not outcome[1]:
         raise failure(schema, key, state, [b"gone"], binding)
     row = outcome[1][:-1]
+    corrupt = state.pop("_corrupt", {})
     for name, raw in zip(wanted, row[:-1], strict=True):
         state["_stored"].pop(name, None)
+        corrupt.pop(name, None)
         state[name] = None
         if raw is not None:
             state["_stored"][name] = raw
-            state[name] = schema.fields[name].decode(raw)
+            try:
+                state[name] = schema.fields[name].decode(raw)
+            except Exception:  # as a load does: the other fields stay readable, reading this one raises CorruptRecord
+                del state[name]
+                corrupt[name] = raw
+    if corrupt:
+        state["_corrupt"] = corrupt
     if schema.options.versioned and not names and row[-1] is not None:
         state["_version"] = row[-1].decode()

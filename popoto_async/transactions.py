@@ -12,7 +12,7 @@ from popoto_async.errors import ModelException, ValidationError, shorten
 from popoto_async.flight import fly
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_transaction
-from popoto_async.records import database_of, failure, require_concrete
+from popoto_async.records import database_of, failure, require_concrete, require_key
 from popoto_async.saving import ADMISSION, timing
 from popoto_async.schema import Binding
 
@@ -106,6 +106,7 @@ def _changes(steps: list[tuple[Any, str, str]], now: float) -> list[Change]:
         for instance, verb, if_exists in steps:
             schema, state = instance._meta, instance.__dict__
             if verb == "delete":
+                require_key(schema, state)
                 changes.append(Delete(schema, state))
             else:
                 kind = Update if instance.is_saved else Insert

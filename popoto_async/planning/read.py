@@ -62,20 +62,30 @@ def parse_lookup(schema: Schema, name: str, value: Any) -> Condition:
                 return Condition(field.name, parameter, value)
     known = [*schema.fields, *(f"{f.name}_{p}" for f in schema.fields.values() for p in f.parameters)]
     raise InvalidLookup(
-        f"{schema.model} has no field or lookup {name!r}", model=schema.model, hint=nearest(head, known)
+        f"{schema.model} has no field or lookup {name!r}",
+        model=schema.model,
+        field=head,
+        value=value,
+        hint=nearest(head, known),
     )
+
+
+def own_field(schema: Schema, name: str, model: str | None) -> Field[Any]:
+    """The field of this name; InvalidLookup where there is none, or where it was taken from another model."""
+    field = schema.fields.get(name)
+    if field is None or model not in (None, field.model):
+        raise InvalidLookup(
+            f"{schema.model} has no field {model}.{name}" if model else f"{schema.model} has no field {name!r}",
+            model=schema.model,
+            field=name,
+            hint=nearest(name, schema.fields),
+        )
+    return field
 
 
 def checked(schema: Schema, condition: Condition) -> Condition:
     """The condition, if it is one of this model's and its field answers it."""
-    field = schema.fields.get(condition.field)
-    if field is None or condition.model not in (None, field.model):
-        owner = f"{condition.model}." if condition.model else ""
-        raise InvalidLookup(
-            f"{schema.model} can't be filtered by {owner}{condition.field}",
-            model=schema.model,
-            hint=nearest(condition.field, schema.fields),
-        )
+    field = own_field(schema, condition.field, condition.model)
     if condition.lookup not in field.lookups or condition.lookup in field.parameters:
         answers = [lookup for lookup in field.lookups if lookup not in field.parameters]
         raise InvalidLookup(
@@ -206,13 +216,7 @@ def default_order(schema: Schema, test: Test) -> tuple[Order, ...]:
 
 def order_by(schema: Schema, order: Order, known: Known) -> OrderBy:
     """How the server orders by a field. InvalidLookup or MissingPartition where it can't."""
-    field = schema.fields.get(order.field)
-    if field is None:
-        raise InvalidLookup(
-            f"{schema.model} can't be ordered by {order.field!r}",
-            model=schema.model,
-            hint=nearest(order.field, schema.fields),
-        )
+    field = own_field(schema, order.field, None)
     if field.codec.compare == "bytes":
         raise InvalidLookup(
             f"{schema.model}.{field.name}: a {field.type.__name__} has no order", model=schema.model, field=field.name
