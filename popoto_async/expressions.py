@@ -33,7 +33,9 @@ class Expression(msgspec.Struct, frozen=True):
 
     def __bool__(self) -> bool:
         raise InvalidLookup(
-            "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()"
+            "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()",
+            model=getattr(self, "model", None),
+            field=getattr(self, "field", None),
         )
 
 

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from popoto_async import (
+    ConfigurationError,
     Database,
     DatabaseError,
     DatetimeField,
@@ -293,13 +294,17 @@ def test_options_of_redis_py_are_understood() -> None:
         ("redis://host?db=one", "db"),
         ("redis://host:port", "port"),
         ("unix://", "path"),
+        ("embedded://?option=1", "no options"),
+        ("embedded:nothing", "no embedded"),
+        (5, "must be a str"),
     ],
 )
-def test_a_url_that_can_not_be_is_an_error_at_once(url: str, named: str) -> None:
+def test_a_url_that_can_not_be_is_an_error_at_once(url: Any, named: str) -> None:
     for make in (lambda: configure(url), lambda: configure(databases={"x": url}), lambda: Database(url)):
-        with pytest.raises(DatabaseError, match=named) as caught:
+        with pytest.raises(ConfigurationError, match=named) as caught:
             make()
-        assert "embedded://" in str(caught.value.__notes__)
+        assert isinstance(caught.value, (DatabaseError, ValueError))
+        assert "embedded://" in "".join([str(caught.value), *getattr(caught.value, "__notes__", ())]) or url == 5
 
 
 @pytest.mark.parametrize(
@@ -320,6 +325,18 @@ def test_no_password_is_shown(url: str, seen: str) -> None:
     with pytest.raises(DatabaseError) as caught:
         Database(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [["x"], "redis://h", 5])
+def test_named_databases_are_checked(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="urls by name"):
+        configure(databases=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, None])
+def test_batching_is_checked(wrong: Any) -> None:
+    with pytest.raises(ValidationError, match="batching is True or False"):
+        configure(batching=wrong)
 
 
 @pytest.mark.parametrize("option", ["timeout", "queue_timeout"])

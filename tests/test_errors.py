@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +17,15 @@ import popoto_async
 from popoto_async import (
     AlreadyExists,
     AutoKeyField,
+    ConfigurationError,
+    ContentError,
     CorruptIndex,
     CorruptRecord,
     Database,
     DatabaseError,
     DatetimeField,
     DefinitionError,
+    EmbeddingError,
     Field,
     GeoField,
     IndexedField,
@@ -31,11 +37,15 @@ from popoto_async import (
     MultipleResults,
     NotAwaited,
     NotFound,
+    NotLoaded,
     OutcomeUnknown,
+    Overloaded,
     PopotoError,
+    QueryException,
     RecordGone,
     SortedField,
     StaleRecord,
+    TimedOut,
     Unavailable,
     UniqueField,
     UniqueKeyField,
@@ -90,6 +100,9 @@ class Abstract(Model):
         abstract = True
 
     name = KeyField()
+
+
+EAST = timezone(timedelta(hours=10))
 
 
 def told(error: PopotoError) -> str:
@@ -230,6 +243,22 @@ async def test_values_are_shortened(db: Database, value: Any) -> None:
     assert caught.value.value == value or caught.value.value is None
 
 
+@pytest.mark.parametrize("name", ["self", "cls", "args", "kwargs", "fields", "items", "model", "lookup", "state"])
+async def test_no_argument_of_ours_takes_the_name_of_a_field(db: Database, name: str) -> None:
+    model: Any = type("Local", (Model,), {"__qualname__": "<locals>.Local", "id": KeyField(), name: IndexedField()})
+    value: dict[str, Any] = {name: "x"}
+    record = await model.create(id="a", **value)
+    assert getattr(await model.load(id="a"), name) == "x"
+    assert await model.query.filter(**value).keys() == ["Local:a"]
+    assert await model.query.get(**value) == await model.query.get_or_raise(**value) == record
+    assert await model.exists(**value)
+    assert await model.get_or_create(value, id="b") == (await model.load(id="b"), True)
+    assert await model.update_or_create({name: "y"}, id="b") == (await model.load(id="b"), False)
+    assert (await model.create_many([{"id": "c", **value}])).done == 1
+    setattr(record, name, "z")
+    assert await record.save(update_fields=[name])
+
+
 # Names --------------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +272,9 @@ async def test_values_are_shortened(db: Database, value: Any) -> None:
         lambda: User.query.order_by("nmae"),
         lambda: User.query.order_by("-nmae"),
         lambda: User.query.values("nmae"),
+        lambda: User.query.filter(nmae__gte=5),
+        lambda: User.get_or_create(name="n", defaults={"nmae": "x"}),
+        lambda: User.update_or_create({"nmae": "x"}, name="n"),
         lambda: User.load(nmae="x"),
         lambda: User.exists(nmae="x"),
         lambda: User.query.get(nmae="x"),
@@ -255,6 +287,7 @@ async def test_a_misspelt_name_is_told_with_the_nearest(db: Database, use: Calla
     with pytest.raises((UnknownField, InvalidLookup)) as caught:
         await _finish(use())
     assert caught.value.model == "User"
+    assert caught.value.field == "nmae"
     assert "nmae" in told(caught.value)
     assert "name" in told(caught.value).replace("nmae", "")
 
@@ -298,7 +331,15 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("an index", lambda: User.query[5], InvalidLookup),
     ("a backward slice", lambda: User.query[5:1:-1], InvalidLookup),
     ("a negative slice", lambda: User.query[-5:], InvalidLookup),
+    ("a slice of texts", lambda: _any(User.query)["a":"b"], InvalidLookup),
     ("order by a number", lambda: User.query.order_by(5), InvalidLookup),
+    ("order by a field of another model", lambda: User.query.order_by(Teammate.email), InvalidLookup),
+    ("filter by a field of another model", lambda: User.query.filter(Teammate.email == "x"), InvalidLookup),
+    ("values of a field", lambda: User.query.values(User.name), InvalidLookup),
+    ("values of None", lambda: User.query.values(None), InvalidLookup),
+    ("a condition as a truth value", lambda: User.query.filter(3 < User.age < 5), InvalidLookup),
+    ("order by a place", lambda: User.query.order_by("place"), InvalidLookup),
+    ("order by a list", lambda: User.query.order_by("tags"), InvalidLookup),
     ("partition missing", lambda: Booking.query.filter(at__gt=5), MissingPartition),
     ("partition missing in order", lambda: Booking.query.order_by("at"), MissingPartition),
     ("increment of a text", lambda: _with_user("increment", "note"), ValidationError),
@@ -310,6 +351,7 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("expire in the past", lambda: _call("expire_in", -5), ValidationError),
     ("expire in NaN", lambda: _call("expire_in", float("nan")), ValidationError),
     ("expire at a number", lambda: _call("expire_at", 5), ValidationError),
+    ("expire at no instant of UTC", lambda: _call("expire_at", datetime(1, 1, 1, tzinfo=EAST)), ValidationError),
     ("expire at a text", lambda: _call("expire_at", "tomorrow"), ValidationError),
     ("increment of a new one", lambda: User(name="n", email="e").increment("age"), ModelException),
     ("refresh of a new one", lambda: User(name="n", email="e").refresh(), ModelException),
@@ -318,8 +360,8 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("abstract query", lambda: Abstract.query.count(), DefinitionError),
     ("abstract load", lambda: Abstract.load(name="x"), DefinitionError),
     ("query of an instance", lambda: User().query, ModelException),
-    ("lookup that names nothing unique", lambda: User.get_or_create(city="x"), ModelException),
-    ("get_or_create without anything", lambda: User.get_or_create(), ModelException),
+    ("lookup that names nothing unique", lambda: User.get_or_create(city="x"), ValidationError),
+    ("get_or_create without anything", lambda: User.get_or_create(), ValidationError),
     ("defaults that are no dict", lambda: User.get_or_create("x", name="n"), PopotoError),
     ("if_exists of another word", lambda: User.create(name="n", email="e", if_exists="ignore"), PopotoError),
     ("if_exists of another word, saved", lambda: _call("save", if_exists="ignore"), PopotoError),
@@ -339,6 +381,10 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
 ]
 
 
+def _any(value: Any) -> Any:
+    return value
+
+
 async def _call(verb: str, *arguments: Any, **options: Any) -> Any:
     user = await User.create(name="n", email="e", age=1)
     return await getattr(user, verb)(*arguments, **options)
@@ -353,6 +399,9 @@ async def test_misuse(db: Database, use: Callable[[], Any], kind: type[PopotoErr
         await _finish(use())
     assert len(str(caught.value)) > 15
     assert len(told(caught.value)) < 600
+    known = {"User", "Booking", "Abstract"}
+    assert caught.value.model in known or kind is PopotoError or "timeout is" in str(caught.value)
+    assert isinstance(caught.value, (ValueError, TypeError)) or kind is ModelException, "it is about an argument"
     assert await User.query.count() >= 2, "the connection is as good as before"
 
 
@@ -467,6 +516,37 @@ async def test_what_is_stored_and_can_not_be_read_is_told_where_it_is_read(db: D
     assert (caught.value.model, caught.value.field, caught.value.key) == ("User", "score", "User:x")
     with pytest.raises(CorruptRecord):
         await user.increment("score")
+    with pytest.raises(CorruptRecord) as caught:
+        await User.query.values("name", "score")
+    assert (caught.value.model, caught.value.field, caught.value.key) == ("User", "score", "User:x")
+    assert await User.query.values("name", "age") == [{"name": "x", "age": 5}]
+    with pytest.raises(CorruptRecord):
+        loaded.to_dict()
+
+
+async def test_the_rest_of_a_record_that_can_not_be_read_can_be_used(db: Database, clean_server: Server) -> None:
+    await User.create(name="x", email="e", age=5, score=1.5, city="Rome")
+    clean_server.client.hset("User:x", "score", b"\xff")
+    for change in (lambda one: one.save(), lambda one: one.save(update_fields=["age", "city"])):
+        loaded = await User.query.get_or_raise(name="x")
+        loaded.age, loaded.city = loaded.age + 1, "Oslo"
+        assert await change(loaded)
+        assert await loaded.increment("age") == loaded.age
+        assert await User.query.filter(age=loaded.age, city="Oslo").keys() == ["User:x"]
+        assert clean_server.client.hget("User:x", "score") == b"\xff"
+    await loaded.refresh("age")
+    for names in ((), ("score",)):
+        await loaded.refresh(*names)
+        with pytest.raises(CorruptRecord):
+            _ = loaded.score
+    clean_server.client.hset("User:x", "score", "2.5")
+    assert (await loaded.refresh()).score == 2.5
+    clean_server.client.hset("User:x", "score", b"\xff")
+    loaded = await User.query.get_or_raise(name="x")
+    loaded.score = 3.5
+    await loaded.save()
+    assert (await User.query.get_or_raise(name="x")).score == 3.5
+    assert await loaded.increment("score") == 4.5
 
 
 # The server dies ----------------------------------------------------------------------------------------------------
@@ -525,8 +605,33 @@ def test_every_error_is_a_popoto_error_and_public() -> None:
             assert getattr(popoto_async, name) is kind
 
 
+TREE: dict[type[PopotoError], set[type[PopotoError]]] = {
+    PopotoError: {ModelException, QueryException, DatabaseError, ContentError, EmbeddingError},
+    ModelException: {
+        ValidationError, UniqueViolation, AlreadyExists, NotFound, RecordGone, StaleRecord, NotLoaded, CorruptRecord,
+        DefinitionError, UnknownField,
+    },
+    QueryException: {InvalidLookup, MissingPartition, MultipleResults},
+    DatabaseError: {Unavailable, OutcomeUnknown, Overloaded, CorruptIndex, NotAwaited, ConfigurationError},
+    Unavailable: {TimedOut},
+}  # fmt: skip
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    for parent, children in TREE.items():
+        assert {kind for kind in parent.__subclasses__() if kind.__module__ == errors.__name__} == children
+    assert not issubclass(popoto_async.SkipSaveException, PopotoError)
+    drawn = re.findall(r"^[│ ]*(?:[├└]── )?(\w+Error|\w+Exception|[A-Z]\w+)\b", errors.__doc__ or "", re.MULTILINE)
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    for kind in {kind for children in TREE.values() for kind in children}:
+        assert kind.__name__ in drawn
+        assert f"`{kind.__name__}`" in page or kind in (ContentError, EmbeddingError)
+
+
 def test_errors_about_arguments_are_builtin_errors_too() -> None:
-    for kind in (ValidationError, DefinitionError, InvalidLookup, MissingPartition, MultipleResults):
+    for kind in (
+        ValidationError, DefinitionError, InvalidLookup, MissingPartition, MultipleResults, ConfigurationError,
+    ):  # fmt: skip
         assert issubclass(kind, ValueError)
     for kind in (UnknownField, NotAwaited):
         assert issubclass(kind, TypeError)

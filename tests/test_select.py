@@ -547,3 +547,82 @@ async def test_members_and_nulls_of_positions(db: Database) -> None:
     for lookups in wrong:
         with pytest.raises(InvalidLookup):
             Spot.query.filter(**lookups)
+
+
+# Forms of asking -----------------------------------------------------------------------------------------------------
+
+
+class Twin(Model):
+    a: str = KeyField()
+    rate: int | None = SortedField(null=True)
+    rate_max: int | None = SortedField(null=True)
+    rating: int | None = SortedField(null=True)
+    kind: str | None = IndexedField()
+    kind_of: str | None = IndexedField()
+    ind: str | None = IndexedField()
+
+
+async def test_names_that_contain_each_other_don_t_mix(db: Database) -> None:
+    await Twin.create(a="1", rate=1, rate_max=2, rating=3, kind="x:y", kind_of="x", ind="y")
+    await Twin.create(a="2", rate=2, rate_max=3, rating=1, kind="x", kind_of="y", ind="x:y")
+    await Twin.create(a="1:2", rate=3, rate_max=1, rating=2, kind="y", kind_of="x:y", ind="x")
+    keys = ["Twin:1", "Twin:2", "Twin:1%3A2"]
+    for name, values in {"rate": (1, 2, 3), "rate_max": (2, 3, 1), "rating": (3, 1, 2)}.items():
+        for key, value in zip(keys, values, strict=True):
+            assert await Twin.query.filter(**{name: value}).keys() == [key]
+        assert await Twin.query.order_by(name).keys() == [keys[values.index(n)] for n in (1, 2, 3)]
+    for name, texts in {"kind": ("x:y", "x", "y"), "kind_of": ("x", "y", "x:y"), "ind": ("y", "x:y", "x")}.items():
+        for key, text in zip(keys, texts, strict=True):
+            assert await Twin.query.filter(**{name: text}).keys() == [key]
+
+
+async def test_limits_orders_and_values_as_keywords(db: Database) -> None:
+    await store(ROWS)
+    a = Item.query.filter(shop="a")
+    same = a.filter(colour="red").order_by("-size", "number").offset(1).limit(3)
+    assert (
+        await Item.query.filter(shop="a", colour="red", order_by=("-size", "number"), offset=1, limit=3).keys()
+        == await same.keys()
+    )
+    assert await a.filter(order_by="-number", limit=2, values=("number", "code")) == await a.order_by("-number").limit(
+        2
+    ).values("number", "code")
+    assert await a.filter(values="number", limit=1) == await a.values("number").limit(1)
+    assert await a.filter(order_by=["number"], limit=None, values=None).keys() == await a.order_by("number").keys()
+    assert await a.order_by(Item.number).keys() == await a.order_by("number").keys()
+    assert await a.limit(2**70).keys() == await a.keys()
+    assert await a.offset(2**70).keys() == await a[2**60 :].keys() == []
+
+
+async def test_a_query_is_a_value_and_each_answer_is_fresh(db: Database) -> None:
+    await store(ROWS)
+    query = Item.query.filter(shop="a").order_by("number")
+    before = await query.keys()
+    query.filter(colour="red"), query.order_by("-number"), query.limit(1), query.offset(3), query.values("code")
+    one, two = await query, await query
+    assert [item.db_key.redis_key for item in one] == before
+    assert one == two
+    assert one is not two
+    assert all(first is not second for first, second in zip(one, two, strict=True))
+    one[0].colour = "changed"
+    one.clear()
+    assert await query == two
+    assert two[0].colour != "changed"
+
+
+async def test_a_misspelt_lookup_is_told_with_the_valid_ones(db: Database) -> None:
+    asks = {
+        "size__gtt": "gt",
+        "sise__gt": "size",
+        "colour__isnul": "isnull",
+        "colur": "colour",
+        "size__betwen": "tween",
+    }
+    for ask, meant in asks.items():
+        with pytest.raises(InvalidLookup) as caught:
+            Item.query.filter(**{ask: 1})
+        assert meant in "\n".join(caught.value.__notes__)
+        assert caught.value.model == "Item"
+    with pytest.raises(InvalidLookup) as caught:
+        Spot.query.filter(place_radus=5)
+    assert "place_radius" in "\n".join(caught.value.__notes__)
