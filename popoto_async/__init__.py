@@ -21,6 +21,7 @@ from popoto_async.errors import (
     OutcomeUnknown,
     Overloaded,
     PopotoError,
+    ProtectedRecord,
     QueryException,
     RecordGone,
     SkipSaveException,
@@ -38,6 +39,7 @@ from popoto_async.fields.datetime_field import DatetimeField
 from popoto_async.fields.geo_field import GeoField
 from popoto_async.fields.indexed_field import IndexedField, UniqueField
 from popoto_async.fields.key_field import KeyField, UniqueKeyField
+from popoto_async.fields.relationship import CASCADE, DO_NOTHING, PROTECT, SET_NULL, OnDelete, Relationship
 from popoto_async.fields.shortcuts import (
     BooleanField,
     BytesField,
@@ -62,6 +64,10 @@ from popoto_async.utils.mixins.timestampable import Timestampable
 __version__ = "0.1.0"
 
 __all__ = [
+    "CASCADE",
+    "DO_NOTHING",
+    "PROTECT",
+    "SET_NULL",
     "AlreadyExists",
     "Attr",
     "AutoKeyField",
@@ -94,12 +100,15 @@ __all__ = [
     "NotAwaited",
     "NotFound",
     "NotLoaded",
+    "OnDelete",
     "OutcomeUnknown",
     "Overloaded",
     "PopotoError",
+    "ProtectedRecord",
     "Query",
     "QueryException",
     "RecordGone",
+    "Relationship",
     "SetField",
     "SkipSaveException",
     "SortedField",

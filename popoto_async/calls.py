@@ -11,7 +11,7 @@ from popoto_async.errors import PopotoError
 from popoto_async.plan import Operation, Outcome
 from popoto_async.tracing import Trace
 
-_READS = {"load", "select"}
+_READS = {"load", "select", "fetch"}
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
 
 
@@ -54,8 +54,9 @@ class Ticket:
         """The class keys of the models it is about."""
         operation = self.operation
         if operation.steps:
-            return {operation.layout.klass, *(step.layout.klass for step in operation.steps)}
-        return (operation.layout.klass,)
+            steps = (klass for step in operation.steps for klass in (step.layout.klass, *step.also))
+            return {operation.layout.klass, *steps}
+        return {operation.layout.klass, *operation.also} if operation.also else (operation.layout.klass,)
 
     @property
     def may_have_changed(self) -> bool:

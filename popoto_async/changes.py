@@ -15,8 +15,16 @@ from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan
 from popoto_async.records import State, encode, failure, stored_values
 from popoto_async.schema import Binding, Schema
 
-STATE = ("_key", "_stored", "_version")
+STATE = ("_key", "_stored", "_version", "_stub")
 """What makes an instance a stored one."""
+
+
+def forget(schema: Schema, state: State) -> State:
+    """Make an instance a new one; what it knew of what is stored. What a stub had not loaded is null."""
+    known = {name: state.pop(name) for name in STATE if name in state}
+    if "_stub" in known:
+        state.update({name: None for name in schema.fields if name not in state})
+    return known
 
 
 class Change:
@@ -210,5 +218,4 @@ class Delete(Change):
     def settle(self, outcome: Outcome) -> None:
         """The instance is a new one again."""
         self.value = bool(outcome[1])
-        for name in STATE:
-            self.state.pop(name, None)
+        forget(self.schema, self.state)

@@ -11,6 +11,7 @@ PopotoError
 │   ├── RecordGone                  a loaded record was deleted or has expired
 │   ├── StaleRecord                 another save of a `versioned` record came first
 │   ├── NotLoaded                   a value that was not loaded was read
+│   ├── ProtectedRecord             others refer to it with on_delete=PROTECT; `.referrers` are keys of some
 │   └── CorruptRecord               what is stored can't be read as this model
 ├── QueryException                  a query (its children are also ValueErrors)
 │   ├── InvalidLookup               no such field or lookup
@@ -130,6 +131,14 @@ class StaleRecord(ModelException):
 
 class NotLoaded(ModelException, AttributeError):
     """A value was read that has not been loaded."""
+
+
+class ProtectedRecord(ModelException):
+    """Others refer to the record with on_delete=PROTECT; `referrers` are the keys of some. It was not deleted."""
+
+    def __init__(self, message: str, *, referrers: Iterable[str] = (), **known: Any) -> None:
+        super().__init__(message, **known)
+        self.referrers = tuple(referrers)
 
 
 class CorruptRecord(ModelException):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 import msgspec
 
-from popoto_async.errors import CorruptRecord, InvalidLookup, shorten
+from popoto_async.errors import CorruptRecord, InvalidLookup, NotLoaded, shorten
 from popoto_async.types import T
 
 
@@ -66,6 +66,14 @@ class Not(Expression, frozen=True):
     child: Expression
 
 
+class Through(Expression, frozen=True):
+    """True where the record that a relation leads to satisfies the child."""
+
+    field: str
+    child: Expression
+    model: str | None = None
+
+
 class Attr(Generic[T]):
     """A declared attribute: a `T` on an instance and in the constructor, a builder of conditions on the class."""
 
@@ -83,6 +91,14 @@ class Attr(Generic[T]):
         state = instance.__dict__
         if self.name in state.get("_corrupt", ()):
             raise self.corrupt(state.get("_key"), state["_corrupt"][self.name])
+        if "_stub" in state:
+            raise NotLoaded(
+                f"{self.model}.{self.name} of {state['_key']!r} was not loaded",
+                model=self.model,
+                field=self.name,
+                key=state["_key"],
+                hint=f"write: await {state['_stub']}",
+            )
         raise AttributeError(f"{self.model} instance has no value for {self.name!r}")
 
     if TYPE_CHECKING:

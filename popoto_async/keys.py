@@ -18,12 +18,18 @@ COMPUTED = "\x01"
 """Stands in an entry for the value the server computes: no escaped value contains it."""
 
 _SPECIAL = re.compile(r"[%:{}\x00-\x1f\x7f]")
+_ESCAPED = re.compile(r"%([0-9A-F]{2})")
 _TABLE = {code: f"%{code:02X}" for code in [*range(0x20), 0x7F, *map(ord, "%:{}")]}
 
 
 def escape(text: str) -> str:
     """The text as one part of a key: equal for equal texts only, unchanged for ordinary ones."""
     return text.translate(_TABLE) if _SPECIAL.search(text) else text
+
+
+def unescape(text: str) -> str:
+    """What `escape` was given."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text) if "%" in text else text
 
 
 def part(text: str | None) -> str:
@@ -45,6 +51,7 @@ class ModelKeys(NamedTuple):
     manifests: str
     deadlines: str
     slots: str
+    aliases: str
 
     def record(self, parts: Iterable[str]) -> str:
         """The key of a record from its escaped parts."""
@@ -68,7 +75,15 @@ def model_keys(name: str, namespace: str | None = None) -> ModelKeys:
         manifests=f"{prefix}$Man:{name}",
         deadlines=f"{prefix}$Exp:{name}",
         slots=f"{prefix}$Slots:{name}",
+        aliases=f"{prefix}$Alias:{name}",
     )
+
+
+def record_parts(key: str, name: str, count: int) -> list[str] | None:
+    """The escaped parts of the key of a record of the model called `name`, namespace or not; None of others."""
+    head, *parts = key.rsplit(":", count)
+    space, _, model = head.rpartition(":")
+    return parts if model == escape(name) and ":" not in space and len(parts) == count else None
 
 
 def lane_key(namespace: str | None, lane: str) -> str:

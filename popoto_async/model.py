@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Generator, Iterable
 from datetime import datetime
-from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, dataclass_transform
 
 from popoto_async import bulk, saving
 from popoto_async.bulk import Summary
 from popoto_async.declaration import declare, unknown_field
 from popoto_async.errors import DefinitionError, ValidationError, shorten
+from popoto_async.fields.relationship import stub
 from popoto_async.pending import verb
 from popoto_async.query import QueryDescriptor
-from popoto_async.records import database_of, load, problems, require_key
+from popoto_async.records import database_of, load, problems, require_concrete, require_key
+from popoto_async.references import complete, follow
+from popoto_async.relations import link
 from popoto_async.saving import ending_at, ending_in, timing
 from popoto_async.schema import Schema
 
@@ -44,6 +47,7 @@ class Model:
         cls._meta = declare(cls)
         cls._plain = all(getattr(cls, name) is getattr(Model, name) for name in ("save", "before_save", "after_save"))
         _register(cls)
+        link(cls)
 
     def __init__(self, /, **values: Any) -> None:
         """Construct with values by field name; unknown names raise, wrong values don't (`is_valid()` tells)."""
@@ -78,8 +82,11 @@ class Model:
         return object.__hash__(self) if key is None else hash((type(self), key))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self._meta.fields if name in self.__dict__)
-        return f"{type(self).__name__}({shown})"
+        state, shown = self.__dict__, []
+        for name, field in self._meta.fields.items():
+            if name in state:  # of a relation its key: records may refer to one another in a circle
+                shown.append(f"{name}={field.plain(state[name]) if field.is_relation else state[name]!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     # Looking at an instance --------------------------------------------------------------------------------------
 
@@ -110,6 +117,41 @@ class Model:
         """The values by field name, hidden fields left out."""
         fields = self._meta.fields
         return {name: field.plain(getattr(self, name)) for name, field in fields.items() if not name.startswith("_")}
+
+    # References --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def ref(cls, **keys: Any) -> Self:
+        """A stub: an instance that knows its key alone, to refer to a record or to change it without loading it.
+
+        Takes the values of all key fields, sends nothing. Other attributes raise NotLoaded until it was awaited.
+        """
+        schema = cls._meta
+        require_concrete(schema)
+        for name in keys.keys() ^ schema.key_names:
+            if name not in schema.key_names:
+                raise unknown_field(schema.model, name, schema.key_names)
+            raise ValidationError(
+                f"{schema.model}.ref() needs the whole key, {name} is missing", model=schema.model, field=name
+            )
+        values = {name: schema.fields[name].normalise(value) for name, value in keys.items()}
+        if wrong := problems(schema, values):
+            name, messages = next(iter(wrong.items()))
+            raise ValidationError(f"{schema.model}.ref(): {name} {messages[0]}", errors=wrong, model=schema.model)
+        key = database_of(schema).binding(schema).record_key(values)
+        return cast("Self", stub(cls, key, schema.model.lower()))
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        """The instance itself. A stub is loaded first: one round trip, RecordGone where there is no such record."""
+        return complete(self).__await__()
+
+    @verb
+    async def fetch(self, relation: str, *, timeout: float | None = None) -> Any:
+        """The record that a relation leads to, loaded; None where it is null or that record is gone.
+
+        No round trip where it was loaded before, else one.
+        """
+        return await follow(self, relation, timeout)
 
     # Verbs of an instance ----------------------------------------------------------------------------------------
 
@@ -177,7 +219,10 @@ class Model:
         if update_fields is not None and not update_fields:
             return True
         await self.before_save()
-        done = await (send() if if_gone == "error" else saving.save_or_create(send, self.__dict__, if_exists))
+        if if_gone == "error":
+            done = await send()
+        else:
+            done = await saving.save_or_create(self._meta, self.__dict__, send, if_exists)
         await self.after_save()
         return done
 

@@ -85,6 +85,23 @@ class Claimed(Test, frozen=True):
     tails: tuple[str, ...]
 
 
+class Refers(Test, frozen=True):
+    """Members of the sets of these targets in the index of a relation to the model called `target`."""
+
+    index: str
+    tails: tuple[str, ...]
+    target: Any
+
+
+class Via(Test, frozen=True):
+    """The record that a relation leads to exists and satisfies a test of its own model (`target`, a schema)."""
+
+    index: str
+    field: str
+    target: Any
+    child: Test
+
+
 class Near(Test, frozen=True):
     """Positions within `radius` metres of a point, or within a box of `box` metres (width, height) around it."""
 
@@ -185,6 +202,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     join: Hashable = None
     steps: tuple[Operation, ...] = ()
     """The operations of a transaction."""
+    also: tuple[str, ...] = ()
+    """Class keys of other models whose records it reads or writes."""
 
 
 Outcome = list[Any]

@@ -30,7 +30,9 @@ from popoto_async.planning.read import (
     to_test,
     unindexed,
 )
+from popoto_async.planning.relations import steps
 from popoto_async.records import ask, failure, fill, load, not_found, require_concrete
+from popoto_async.references import prefetch, tree
 from popoto_async.schema import Binding, Schema
 
 M = TypeVar("M")
@@ -69,6 +71,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     _timeout: float | None = None
     _distance: tuple[ByDistance, str] | None = None
     _labels: tuple[str, ...] = ()
+    _prefetch: tuple[str, ...] = ()
 
     @property
     def _schema(self) -> Schema:
@@ -148,6 +151,17 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
                 raise unknown_field(self._schema.model, name, self._schema.fields)
         return cast("Query[dict[str, Any]]", replace(self, _values=tuple(names)))
 
+    def prefetch(self, *relations: str) -> Self:
+        """Load what these relations lead to with the rows: `"restaurant"`, `"restaurant__owner"`.
+
+        One more round trip for each level, however many rows there are.
+        """
+        for path in relations:
+            if not isinstance(path, str):
+                raise InvalidLookup(f"{self._schema.model}: prefetch() takes names of relations, not {shorten(path)}")
+            steps(self._schema, path)
+        return replace(self, _prefetch=tuple(dict.fromkeys((*self._prefetch, *relations))))
+
     def timeout(self, seconds: float | None) -> Self:
         """Each round trip of the answer within this time, else TimedOut; None for the default of the database."""
         return replace(self, _timeout=seconds)
@@ -182,7 +196,9 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         """The records (or dicts, after `values`)."""
         plan = self._plan("rows")
         build = self._builder(plan)
-        return [build(key, row) async for page in self._pages(plan) for key, row in page]
+        rows = [build(key, row) async for page in self._pages(plan) for key, row in page]
+        await self._complete(rows)
+        return rows
 
     def __await__(self) -> Generator[Any, Any, list[M]]:
         return self.all().__await__()
@@ -191,8 +207,10 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         plan = self._plan("rows")
         build = self._builder(plan)
         async for page in self._pages(plan):
-            for key, row in page:
-                yield build(key, row)
+            rows = [build(key, row) for key, row in page]
+            await self._complete(rows)
+            for one in rows:
+                yield one
 
     @verb
     async def first(self) -> M | None:
@@ -221,7 +239,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     async def get(self, /, **lookups: Any) -> M | None:
         """The one record that matches, or None; MultipleResults if there are more. One round trip."""
         schema = self._schema
-        if not self._tests and self._values is None and lookups.keys() == schema.key_names:
+        if not self._tests and self._values is None and not self._prefetch and lookups.keys() == schema.key_names:
             one: M | None = await load(self._model, lookups, self._timeout)
             return one
         found: list[M] = await self.filter(**lookups).limit(2).all()
@@ -272,6 +290,11 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     def _plan(self, mode: str) -> ReadPlan:
         schema, test, known = self._schema, self._test, dict(self._known)
         require_concrete(schema)
+        if self._prefetch and self._values is not None:
+            raise InvalidLookup(
+                f"{schema.model}: values() gives dicts, in which nothing can be prefetched",
+                hint="leave one of them out",
+            )
         slow = unindexed(test)
         if slow:
             names = ", ".join(f"{schema.model}.{name}" for name in slow)
@@ -296,8 +319,14 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         build = self._builder(plan)
         async for page in self._pages(plan):
             for key, row in page:
-                return build(key, row)
+                one = build(key, row)
+                await self._complete([one])
+                return one
         return None
+
+    async def _complete(self, rows: list[M]) -> None:
+        if self._prefetch and rows:
+            await prefetch(rows, tree(self._prefetch), self._timeout)
 
     # Executing ---------------------------------------------------------------------------------------------------
 

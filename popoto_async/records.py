@@ -179,6 +179,8 @@ def fill(cls: Any, key: str, row: list[Any]) -> Any:
     try:
         values = [None if raw is None else decode(raw) for decode, raw in zip(schema.decoders, row, strict=False)]
         state = dict(zip(schema.fields, values, strict=True))
+    except DefinitionError:  # of a class that is not defined: what is stored may well be right
+        raise
     except Exception:  # whatever a decoder raises, the bytes are not a value; the other fields stay readable
         state = _fill_readable(schema, row)
     state["_stored"] = dict(zip(schema.fields, row, strict=False))

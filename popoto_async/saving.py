@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from popoto_async.changes import STATE, Change, Delete, Insert, Update
+from popoto_async.changes import Change, Delete, Insert, Update, forget
 from popoto_async.codec import EPOCH, as_utc, float_text
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
@@ -100,13 +100,15 @@ def known_fields(schema: Schema, names: Collection[str]) -> None:
             raise unknown_field(schema.model, name, schema.fields)
 
 
-async def save_or_create(save: Callable[..., Coroutine[Any, Any, bool]], state: State, if_exists: str) -> bool:
+async def save_or_create(
+    schema: Schema, state: State, save: Callable[..., Coroutine[Any, Any, bool]], if_exists: str
+) -> bool:
     """Save a record; store it whole where it is gone, and save it again where it came back meanwhile."""
     while True:
         try:
             return await save(if_exists=if_exists)
         except RecordGone:
-            stored = {name: state.pop(name) for name in STATE if name in state}
+            stored = forget(schema, state)
         try:
             return await save(if_exists="error")
         except AlreadyExists:
@@ -190,5 +192,7 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
                 corrupt[name] = raw
     if corrupt:
         state["_corrupt"] = corrupt
+    if not names:
+        state.pop("_stub", None)
     if schema.options.versioned and not names and row[-1] is not None:
         state["_version"] = row[-1].decode()

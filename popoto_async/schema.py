@@ -11,6 +11,7 @@ from popoto_async.errors import DefinitionError
 from popoto_async.expressions import Order
 from popoto_async.fields.base import Field
 from popoto_async.fields.composite import CompositeIndex
+from popoto_async.fields.relationship import Relationship
 from popoto_async.keys import ModelKeys, model_keys
 from popoto_async.plan import Index, Layout
 
@@ -27,11 +28,20 @@ class Options(msgspec.Struct, frozen=True):
     immutable_key: bool = False
 
 
+class Referrer(msgspec.Struct, frozen=True):
+    """A relation of the model `schema` that leads here; `place` is where its class is defined."""
+
+    schema: Schema
+    field: Relationship[Any]
+    place: tuple[str, str]
+
+
 class Schema(msgspec.Struct, frozen=True, eq=False):
     """A model class as planning and databases see it.
 
     `indexed` holds, in slot order, the fields with indexes; `touches` says which indexes a change of a field touches;
-    `stamped` are the fields that a save fills with the clock; `columns` what a load reads.
+    `stamped` are the fields that a save fills with the clock; `columns` what a load reads. `referrers` alone grows
+    afterwards: classes that refer to this one are defined later.
     """
 
     model: str
@@ -48,6 +58,7 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
     key_names: frozenset[str]
     decoders: tuple[Callable[[bytes], Any], ...]
     raw_names: Mapping[str, bytes]
+    referrers: list[Referrer]
 
     def bind(self, namespace: str | None, stored: str = "") -> Binding:
         """The keys and slots under a namespace, where the server's slot table is `stored`."""
@@ -93,16 +104,19 @@ def build_schema(
         frozenset(field.name for field in keys),
         tuple(field.codec.decode for field in fields.values()),
         {name: name.encode() for name in fields},
+        [],
     )
 
 
 class Binding:
     """A schema under one namespace and one slot table: what turns entries into the numbers and keys of the wire."""
 
-    __slots__ = ("keys", "layout", "prefixes", "schema", "slot_names", "slots", "tailed")
+    __slots__ = ("_others", "keys", "layout", "namespace", "prefixes", "schema", "slot_names", "slots", "tailed")
 
     def __init__(self, schema: Schema, namespace: str | None, stored: str) -> None:
         self.schema = schema
+        self.namespace = namespace
+        self._others: dict[Schema, Binding] = {}
         self.keys: ModelKeys = model_keys(schema.options.name, namespace)
         self.prefixes = {
             index.name: self.keys.index_prefix(index.name, tailed=index.tailed) for index in schema.indexes
@@ -128,6 +142,17 @@ class Binding:
             "fields": schema.columns,
         }
         self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), (self.keys.klass, *lines))
+
+    def other(self, schema: Schema) -> Binding:
+        """The keys of a model that relations lead to or come from; its slots may be others on the server.
+
+        Scripts that follow relations touch keys of several models in one call. Here alone it is taken for granted that
+        these stand on one server: on a cluster, models that refer to one another have to share a hash tag.
+        """
+        binding = self._others.get(schema)
+        if binding is None:
+            binding = self._others[schema] = schema.bind(self.namespace)
+        return binding
 
     def record_key(self, values: Mapping[str, Any]) -> str:
         """The key of the record with these values."""

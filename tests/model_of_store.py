@@ -3,7 +3,7 @@
 Nothing here asks the library how it plans: `keyspace` writes down, key by key, what `docs/architecture.md` says that a
 set of records implies, and `holds` and `ordered` are the list comprehensions that queries have to agree with.
 
-A row is `{field: value}`; rows of a model are `{record key: row}`.
+A row is `{field: value}`, a reference the key of what it refers to; rows of a model are `{record key: row}`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from popoto_async import GeoField, IndexedField, Model, SortedField, UniqueField, UniqueKeyField
+from popoto_async import GeoField, IndexedField, Model, Relationship, SortedField, UniqueField, UniqueKeyField
 from popoto_async.fields.base import Field
 from tests.servers import Server
 
@@ -60,6 +60,8 @@ def read_text(kind: type, raw: bytes) -> Any:
     if kind is GeoField.Coordinates:
         latitude, longitude = raw.decode().split(",")
         return GeoField.Coordinates(float(latitude), float(longitude))
+    if kind is object:  # of references
+        return raw.decode()
     if kind is datetime:
         return datetime.strptime(raw.decode(), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     if kind is bool:
@@ -130,6 +132,10 @@ def _value_place(model: str, name: str) -> Place:
     return Place(f"m$Index:{model}:{name}:", lambda row: [(token(row[name]), "0")])
 
 
+def _reference_place(model: str, name: str) -> Place:
+    return Place(f"m$Rel:{model}:{name}:", lambda row: [("%null" if row[name] is None else row[name], "0")])
+
+
 def _claim_place(model: str, names: tuple[str, ...], kind: str) -> Place:
     def stands(row: Values) -> list[tuple[str, str]]:
         values = [row[name] for name in names]
@@ -187,6 +193,8 @@ def places(model: type[Model]) -> list[Place]:
     for one in fields.values():
         if isinstance(one, SortedField):
             found += _sorted_places(name, one)
+        elif isinstance(one, Relationship):
+            found.append(_reference_place(name, one.name))
         elif isinstance(one, GeoField):
             found += _geo_places(name, one.name)
         elif isinstance(one, UniqueField):
@@ -415,4 +423,8 @@ def ordered(rows: Mapping[str, Values], orders: Iterable[str] = ()) -> list[str]
 
 def values_of(instance: Any) -> Values:
     """The values of an instance, by field name."""
-    return {name: getattr(instance, name) for name in instance._meta.fields}
+    fields = instance._meta.fields
+    return {
+        name: one.plain(getattr(instance, name)) if isinstance(one, Relationship) else getattr(instance, name)
+        for name, one in fields.items()
+    }

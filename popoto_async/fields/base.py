@@ -20,7 +20,7 @@ from uuid import UUID
 from popoto_async.codec import Codec, as_utc, codec_for
 from popoto_async.errors import DefinitionError, InvalidLookup, UniqueViolation, nearest, shorten
 from popoto_async.expressions import Attr
-from popoto_async.keys import COMPUTED, part
+from popoto_async.keys import COMPUTED, NULL, part, unescape
 from popoto_async.plan import AllOf, ByDistance, ByKey, ByStored, Entry, Index, NoneOf, Stored, Test, Walk
 from popoto_async.types import UNSET, Declared, Row, TextT
 
@@ -65,6 +65,7 @@ class Field(Attr[TextT], Declared):
     variants: ClassVar[dict[str, type[Field[Any]]]] = {}
     always_unique: ClassVar[bool] = False
     is_key: ClassVar[bool] = False
+    is_relation: ClassVar[bool] = False
     stamps: bool = False
     generates: ClassVar[bool] = False
     partition: tuple[str, ...] = ()
@@ -280,6 +281,10 @@ class Field(Attr[TextT], Declared):
         if self.codec.token is None:
             raise self.refused(f"a {self.type.__name__} can't be part of a key")
         return part(self.codec.token(value))
+
+    def from_part(self, text: str) -> Any:
+        """The value of which `part` made this. Any exception means that it can't be told."""
+        return None if text == NULL else self.decode(unescape(text).encode())
 
     def key_part(self, value: Any) -> str:
         """The part of a key that a lookup's value names. InvalidLookup where it can be none."""

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from popoto_async.errors import InvalidLookup, MissingPartition, nearest
-from popoto_async.expressions import And, Condition, Expression, Not, Or, Order
+from popoto_async.expressions import And, Condition, Expression, Not, Or, Order, Through
 from popoto_async.fields.base import Field
+from popoto_async.fields.relationship import relation
 from popoto_async.keys import tail
 from popoto_async.plan import (
     AllOf,
@@ -27,8 +28,10 @@ from popoto_async.plan import (
     OneOf,
     Operation,
     Range,
+    Refers,
     Stored,
     Test,
+    Via,
     Walk,
 )
 from popoto_async.schema import Binding, Schema
@@ -49,11 +52,17 @@ OrderBy = Walk | ByKey | ByStored | ByDistance
 # Conditions ----------------------------------------------------------------------------------------------------------
 
 
-def parse_lookup(schema: Schema, name: str, value: Any) -> Condition:
-    """The condition of a keyword: `rating__gte=4`, `location_radius=10`. InvalidLookup names the nearest valid ones."""
+def parse_lookup(schema: Schema, name: str, value: Any) -> Expression:
+    """The condition of a keyword: `rating__gte=4`, `location_radius=10`, `restaurant__owner__name="Ann"`.
+
+    InvalidLookup names the nearest valid ones.
+    """
     if name in schema.fields:
         return Condition(name, "eq", value)
     head, _, lookup = name.partition("__")
+    step = relation(schema.fields, head)
+    if step and lookup and lookup not in step.lookups:
+        return Through(head, parse_lookup(step.target._meta, lookup, value), step.model)
     if lookup and head in schema.fields:
         return checked(schema, Condition(head, lookup, value))
     for field in schema.fields.values():
@@ -133,13 +142,16 @@ def to_test(schema: Schema, expression: Expression, known: Known) -> Test:
         return NoneOf(to_test(schema, expression.child, known))
     if isinstance(expression, Or):
         return OneOf(tuple(to_test(schema, child, known) for child in expression.children))
-    if isinstance(expression, Condition):
+    if isinstance(expression, (Condition, Through)):
         expression = And((expression,))
     assert isinstance(expression, And)
     known = {**known, **equalities(expression)}
     tests: list[Test] = []
     groups: list[dict[str, dict[str, Any]]] = [{}]
+    tests.extend(_vias(schema, expression.children))
     for child in expression.children:
+        if isinstance(child, Through):
+            continue
         if not isinstance(child, Condition):
             tests.append(to_test(schema, child, known))
             continue
@@ -153,6 +165,29 @@ def to_test(schema: Schema, expression: Expression, known: Known) -> Test:
             tests.append(field.tests(lookups, partition_tail(schema, field, known)))
     tests.extend(_composites(schema, known if expression.children else {}))
     return all_of(tests)
+
+
+def _vias(schema: Schema, children: Iterable[Expression]) -> list[Test]:
+    """Tests of the records that relations lead to; one record has to satisfy all that is asked through one relation."""
+    asked: dict[str, list[Expression]] = {}
+    for child in children:
+        if isinstance(child, Through):
+            checked(schema, Condition(child.field, "eq", None, child.model))
+            asked.setdefault(child.field, []).append(child.child)
+    found: list[Test] = []
+    for name, inner in asked.items():
+        step = relation(schema.fields, name)
+        assert step is not None, "only relations are gone through"
+        target: Schema = step.target._meta
+        if target.options.database != schema.options.database:
+            raise InvalidLookup(
+                f"{schema.model}.{name} leads to another database, where no query of this one can go",
+                model=schema.model,
+                field=name,
+                hint=f"find the records of {target.model} first, then filter({name}__in=…)",
+            )
+        found.append(Via(step.index, name, target, to_test(target, And(tuple(inner)), {})))
+    return found
 
 
 def all_of(tests: Iterable[Test]) -> Test:
@@ -187,7 +222,9 @@ def _narrows(test: Test) -> bool:
         return any(_narrows(child) for child in test.children)
     if isinstance(test, OneOf):
         return all(_narrows(child) for child in test.children)
-    return isinstance(test, (AnyOf, Range, KeyIs, Claimed, Near, Nothing))
+    if isinstance(test, Via):
+        return _narrows(test.child)
+    return isinstance(test, (AnyOf, Range, Refers, KeyIs, Claimed, Near, Nothing))
 
 
 def _stored(test: Test) -> set[str]:
@@ -195,6 +232,8 @@ def _stored(test: Test) -> set[str]:
         return set().union(*(_stored(child) for child in test.children))
     if isinstance(test, NoneOf):
         return _stored(test.child)
+    if isinstance(test, Via):
+        return {f"{test.field}__{name}" for name in _stored(test.child)}
     return {test.field} if isinstance(test, Stored) else set()
 
 
@@ -233,6 +272,7 @@ class _Writer:
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self.values: list[bytes] = []
+        self.also: dict[str, None] = {}
 
     def key(self, index: str, where: str) -> str:
         """The sorted set of an index at a tail."""
@@ -253,6 +293,23 @@ class _Writer:
         if test.exact:
             node.update(tie=self.key(test.tie, test.tail), f=test.field, c=test.compare, x=test.exact)
         return node
+
+    def refers(self, test: Refers) -> dict[str, Any]:
+        """Who refers to some records, under the key that these had before, too."""
+        target = self.binding.other(test.target).keys
+        self.also[target.klass] = None
+        sets = [self.key(test.index, key) for key in test.tails]
+        return {"t": "any", "z": sets, "rel": self.key(test.index, ""), "alias": target.aliases}
+
+    def via(self, test: Via) -> dict[str, Any]:
+        """What the record that a relation leads to has to satisfy."""
+        here, there = self.binding, self.binding.other(test.target)
+        self.also[there.keys.klass] = None
+        self.binding = there
+        inner = self.node(test.child)
+        self.binding = here
+        model = {"class": there.keys.klass, "exp": there.keys.deadlines, "alias": there.keys.aliases}
+        return {"t": "via", "f": test.field, "rel": self.key(test.index, ""), "m": model, "n": inner}
 
     def near(self, test: Near) -> dict[str, Any]:
         """An area."""
@@ -303,6 +360,8 @@ _NODES: dict[type[Test], Any] = {
     KeyIs: lambda writer, test: {"t": "keys", "k": [writer.binding.keys.records + part for part in test.parts]},
     Claimed: lambda writer, test: {"t": "claim", "h": writer.key(test.index, ""), "v": list(test.tails)},
     Near: _Writer.near,
+    Refers: _Writer.refers,
+    Via: _Writer.via,
     Stored: _Writer.stored,
     AllOf: lambda writer, test: writer.children("and", test.children),
     OneOf: lambda writer, test: writer.children("or", test.children),
@@ -346,9 +405,12 @@ def plan_select(
         body["cursor"] = msgspec.Raw(cursor)
     rows = EXPECTED_ROWS if limit is None else min(limit, BUDGET // 4)
     cost = 60 + (6 * rows if plan.mode == "rows" else 200)
-    join = None if cursor else (plan, offset, limit)
+    # What a query finds through relations depends on other models' records: those may be written in between.
+    join = None if cursor or writer.also else (plan, offset, limit)
     size = sum(map(len, writer.values))
-    return Operation("select", binding.layout, body, tuple(writer.values), False, cost, size, join)
+    return Operation(
+        "select", binding.layout, body, tuple(writer.values), False, cost, size, join, also=tuple(writer.also)
+    )
 
 
 def merge_key(plan: ReadPlan, key: bytes, marks: Sequence[bytes | None]) -> list[Any]:

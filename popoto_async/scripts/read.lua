@@ -7,6 +7,7 @@ local operations = {}
 -- include: lib/main.lua
 -- include: lib/due.lua
 -- operation: load.lua
+-- operation: fetch.lua
 -- operation: select.lua
 
 local call = cmsgpack.unpack(ARGV[1])

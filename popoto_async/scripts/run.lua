@@ -10,6 +10,7 @@ local operations = {}
 -- operation: save.lua
 -- operation: delete.lua
 -- operation: load.lua
+-- operation: fetch.lua
 -- operation: select.lua
 -- operation: expire.lua
 -- operation: sweep.lua
@@ -18,7 +19,7 @@ local operations = {}
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
 
-local reads = {load = true, select = true}
+local reads = {load = true, select = true, fetch = true}
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')
 call.micros = time[1] * 1000000 + time[2]

@@ -8,7 +8,8 @@
 -- include: lib/collect.lua
 -- include: lib/scan.lua
 
-operations.select = function(_, op, model)
+operations.select = function(call, op, model)
+  tree.now = call.now
   local query = describe(op, model)
   local counted = op.mode == 'count' and not op.cursor and count_by_index(query)
   if counted then

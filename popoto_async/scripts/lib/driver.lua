@@ -70,6 +70,20 @@ function by_type.range(node)
   return {driver.source({z = node.z, lo = node.lo, hi = node.hi, tests = node.x and {node}})}
 end
 
+-- Who refers to the records that satisfy the inner condition. A later call asks again whether they still do.
+function by_type.via(node, model, picks)
+  local resumed = picks.list[picks.made + 1] ~= nil
+  local keys = pick(picks, function() return via.targets(node) or 0 end)
+  if keys == 0 then
+    return class_source(node, model)
+  end
+  local sources = {}
+  for number, key in ipairs(keys) do
+    sources[number] = driver.source({z = node.rel .. key, tests = resumed and {node} or {}})
+  end
+  return sources
+end
+
 by_type['and'] = function(node, model, picks)
   local chosen = node.n[pick(picks, function() return (estimate.cheapest(node, model)) end)]
   local sources = driver.sources(chosen or {t = 'all'}, model, picks)

@@ -1,6 +1,7 @@
 -- purpose: how many records conditions let through, and what it costs to find them
 -- defines: estimate
 -- include: lib/geo.lua
+-- include: lib/tree.lua
 
 local estimate = {}
 
@@ -39,6 +40,12 @@ local sizes = {
 sizes.stored = sizes.all
 sizes['not'] = sizes.all
 
+-- All records of the class where too many could be referred to.
+function sizes.via(node, model)
+  local keys = via.targets(node)
+  return keys and sum(keys, function(key) return card(node.rel .. key) end) or card(model.class)
+end
+
 sizes['or'] = function(node, model)
   return math.min(card(model.class), sum(node.n, function(child) return estimate.size(child, model) end))
 end
@@ -60,6 +67,8 @@ end
 function estimate.share(node, model)
   if node.t == 'stored' then
     return GUESS
+  elseif node.t == 'via' and not via.targets(node) then
+    return estimate.share(node.n, node.m)
   elseif node.t == 'not' then
     return 1 - estimate.share(node.n, model)
   elseif node.t == 'and' then

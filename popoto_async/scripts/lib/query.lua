@@ -1,6 +1,7 @@
 -- purpose: a select with all that is worked out once
 -- defines: describe
 -- include: lib/tree.lua
+-- include: lib/via.lua
 -- include: lib/view.lua
 
 local BUDGET = 2000
@@ -37,9 +38,10 @@ local function describe(op, model)
   end
   local columns = {unpack(op.fields or {})}
   columns[#columns + 1] = '$'
+  tree.view = view_of(names)
   local limit = op.limit and op.limit >= 0 and op.limit or math.huge
   return {
-    op = op, model = model, columns = columns, where = where, orders = orders, view = view_of(names),
+    op = op, model = model, columns = columns, where = where, orders = orders, view = tree.view,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
     budget = op.budget or BUDGET, examined = 0,

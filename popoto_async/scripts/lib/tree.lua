@@ -1,11 +1,15 @@
 -- purpose: which of some record keys satisfy a condition, a chunk of keys at a time
--- defines: tree
+-- defines: tree, via, such
 -- include: lib/geo.lua
 -- include: lib/range.lua
 -- include: lib/view.lua
 
--- `at`: where the values of the operation under way begin in ARGV.
-local tree = {at = 0}
+-- `at`: where the values of the operation under way begin in ARGV. `now`: the time of the call in ms. `view`: what pays
+-- for what is read of other models.
+local tree = {at = 0, now = 0}
+
+-- What follows references; `lib/via.lua` fills it.
+local via = {}
 
 local MOST_ARGUMENTS = 1000
 
@@ -150,7 +154,9 @@ function tree.filter(node, members, view)
   return filters[node.t](node, members, view)
 end
 
-local reads_records = {stored = true, near = true, box = true}
+filters.via = function(node, members, view) return via.filter(node, members, view) end
+
+local reads_records = {stored = true, near = true, box = true, via = true}
 
 -- Prepares a tree for filtering: combinations of the same kind in one another become one, and in each the conditions
 -- that read records come last. Leaves on each node its `weight`, the look-ups that a record takes, and adds the fields
@@ -160,9 +166,16 @@ function tree.prepare(node, fields)
   if node.f then
     fields[node.f] = true
   end
+  if node.alias then
+    via.add_earlier(node)
+  end
   if node.t == 'not' then
     tree.prepare(node.n, fields)
     node.reads, node.weight = node.n.reads, node.n.weight
+  elseif node.t == 'via' then
+    node.fields = {['$'] = true}
+    tree.prepare(node.n, node.fields)
+    node.weight = 3 + node.n.weight
   elseif node.n then
     local first, last = {}, {}
     for _, child in ipairs(node.n) do
