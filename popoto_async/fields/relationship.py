@@ -258,7 +258,7 @@ def classes(cls: Any) -> Iterator[Any]:
 
     def descend(parent: Any) -> None:
         for child in parent.__subclasses__():
-            if "_meta" in vars(child) and child not in seen:
+            if hasattr(vars(child).get("_meta"), "options") and child not in seen:
                 seen[child] = None
                 descend(child)
 

@@ -24,7 +24,7 @@ class Later(Model):
     name: Attr[str] = KeyField()
 
 
-r = Restaurant(name="x", owner=Owner(name="a"), sister=None, plain=Owner.ref(name="b"))
+r = Restaurant(name="x", owner=Owner(name="a"), sister=None)
 assert_type(r.owner, Owner)
 assert_type(r.sister, Restaurant | None)
 assert_type(r.brand, Owner | None)

@@ -38,7 +38,7 @@ function via.add_earlier(node)
 end
 
 -- Expired records that were not swept yet stand in indexes, though they are gone.
-local function has_due(m)
+local function is_behind(m)
   if m.due == nil then
     m.due = #redis.call('ZRANGEBYSCORE', m.exp, '-inf', tree.now, 'LIMIT', 0, 1) > 0
   end
@@ -54,7 +54,7 @@ local function satisfying(node, keys)
   node.view = node.view or view_of(names)
   local inner = node.view
   local found = tree.filter({t = 'any', z = {node.m.class}}, keys, inner)
-  if has_due(node.m) then
+  if is_behind(node.m) then
     found = such(found, function(key) return inner.value(key, '$') end)
   end
   found = tree.filter(node.n, found, inner)
