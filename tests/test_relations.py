@@ -436,9 +436,8 @@ async def test_a_name_that_is_never_defined(db: Database, clean_server: Server) 
     with pytest.raises(DefinitionError, match=called):
         await Lonely.load(name="x")
 
-    friend: Any = type(
-        called, (Model,), {"name": KeyField(), "__qualname__": f"<locals>.{called}", "__module__": __name__}
-    )
+    body = {"name": KeyField(), "__module__": __name__}
+    friend: Any = type(called, (Model,), {**body, "__qualname__": f"<locals>.{called}"})
     with pytest.raises(DefinitionError, match=called):  # it is local to another function, as far as one can tell
         await Lonely.load(name="x")
     friend = type(called, (Model,), body)
