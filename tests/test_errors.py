@@ -41,6 +41,7 @@ from popoto_async import (
     OutcomeUnknown,
     Overloaded,
     PopotoError,
+    ProtectedRecord,
     QueryException,
     RecordGone,
     SortedField,
@@ -609,7 +610,7 @@ TREE: dict[type[PopotoError], set[type[PopotoError]]] = {
     PopotoError: {ModelException, QueryException, DatabaseError, ContentError, EmbeddingError},
     ModelException: {
         ValidationError, UniqueViolation, AlreadyExists, NotFound, RecordGone, StaleRecord, NotLoaded, CorruptRecord,
-        DefinitionError, UnknownField,
+        DefinitionError, UnknownField, ProtectedRecord,
     },
     QueryException: {InvalidLookup, MissingPartition, MultipleResults},
     DatabaseError: {Unavailable, OutcomeUnknown, Overloaded, CorruptIndex, NotAwaited, ConfigurationError},
