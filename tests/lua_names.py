@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 BUILTIN = frozenset(
     "KEYS ARGV redis server cjson cmsgpack struct bit string table math tonumber tostring type pairs ipairs next pcall"
-    " error unpack select assert".split()
+    " error unpack select assert setmetatable rawget".split()
 )
 """The names a script finds, less those that load code."""
 

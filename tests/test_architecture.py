@@ -289,7 +289,7 @@ def header(name: str) -> dict[str, str]:
     found = {}
     for line in SCRIPTS[name].splitlines():
         match = re.fullmatch(r"-- (\w+): (.+)", line)
-        if match is None or match[1] in ("include", "operation"):
+        if match is None or match[1] in ("include", "operations"):
             break
         found[match[1]] = match[2]
     return found

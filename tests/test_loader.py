@@ -88,19 +88,20 @@ def test_an_include_may_stand_inside_a_function(files):
     assert assemble("x.lua", text).text == "local function f()\nlocal a = 1\n  return a\nend\n"
 
 
-def test_an_operation_defines_itself_with_what_is_not_around_it(files):
+def test_operations_are_defined_when_they_are_asked_for_with_what_is_not_around_them(files):
     files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
     files["lib/b.lua"] = "-- purpose: p\n-- defines: b\nlocal b = 2\n"
     includes = "-- include: lib/a.lua\n-- include: lib/b.lua\n"
     for name in ("save", "load"):
         files[f"{name}.lua"] = HEADER + includes + f"operations.{name} = function() return a + b end\n"
-    text = HEADER + "-- include: lib/a.lua\n-- operation: save.lua\n-- operation: load.lua\n"
+    text = HEADER + "local operations = {}\n-- include: lib/a.lua\n-- operations: save load\n"
     assert assemble("x.lua", text).text.splitlines() == [
-        "local a = 1",
-        "operations.save = function(...)", "local b = 2", "operations.save = function() return a + b end",
-        "return operations.save(...)", "end",
-        "operations.load = function(...)", "local b = 2", "operations.load = function() return a + b end",
-        "return operations.load(...)", "end",
+        "local operations = {}", "local a = 1",
+        "setmetatable(operations, {__index = function(_, name)",
+        "if name == 'save' then", "local b = 2", "operations.save = function() return a + b end", "end",
+        "if name == 'load' then", "local b = 2", "operations.load = function() return a + b end", "end",
+        "return rawget(operations, name)",
+        "end})",
     ]  # fmt: skip
 
 

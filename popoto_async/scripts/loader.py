@@ -2,8 +2,8 @@
 
 Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
 stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
-line `-- operation: save.lua` stands for a function `operations.save` that defines itself, with what that file includes
-and the text around it does not, when it is first called: a call pays for the operations that it carries.
+line `-- operations: save delete` has the table `operations` take `operations.save` from `save.lua`, with what that file
+includes and the text around it does not, when it is first asked for: a call pays for what it carries.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ SCRIPT_HEADER = ("purpose", "keys", "args", "reply")
 FRAGMENT_HEADER = ("purpose", "defines")
 """What the header of a file must tell: of a script or an operation, and of a fragment in `lib/`."""
 
-_INCLUDE = re.compile(r"\s*-- (include|operation): (\S+)\s*")
-_OPERATION = ("operations.{0} = function(...)", "return operations.{0}(...)", "end")
+_INCLUDE = re.compile(r"\s*-- (include|operations): (\S.*?)\s*")
+_OPERATIONS = (
+    "setmetatable(operations, {__index = function(_, name)",
+    "if name == '{}' then",
+    "return rawget(operations, name)",
+    "end})",
+)
 _HEADER = re.compile(r"-- (\w+): (\S.*)")
 _COMMENT = re.compile(r"\s*(--(?!\[\[).*)?")
 
@@ -57,7 +62,7 @@ def _header(name: str, text: str) -> Mapping[str, str]:
     header = {}
     for line in text.splitlines():
         found = _HEADER.fullmatch(line)
-        if found is None or found[1] in ("include", "operation"):
+        if found is None or found[1] in ("include", "operations"):
             break
         header[found[1]] = found[2].strip()
     required = FRAGMENT_HEADER if name.startswith("lib/") else SCRIPT_HEADER
@@ -83,9 +88,13 @@ def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]
     return lines
 
 
-def _included(how: str, name: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
-    """The lines that stand for an include, or for an operation, which sees what is included around it."""
+def _included(how: str, names: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for an include, or for operations, each of which sees what is included around them."""
     if how == "include":
-        return _flatten(name, _read(name), chain=chain, included=included)
-    first, *last = (line.format(name.removesuffix(".lua")) for line in _OPERATION)
-    return [first, *_flatten(name, _read(name), chain=chain, included=set(included)), *last]
+        return _flatten(names, _read(names), chain=chain, included=included)
+    head, branch, *end = _OPERATIONS
+    lines = [head]
+    for name in names.split():
+        file = f"{name}.lua"
+        lines += [branch.format(name), *_flatten(file, _read(file), chain=chain, included=set(included)), "end"]
+    return [*lines, *end]

@@ -6,9 +6,7 @@
 local operations = {}
 -- include: lib/main.lua
 -- include: lib/due.lua
--- operation: load.lua
--- operation: fetch.lua
--- operation: select.lua
+-- operations: load select
 
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')

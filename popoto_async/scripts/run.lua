@@ -7,14 +7,7 @@ local operations = {}
 -- include: lib/main.lua
 -- include: lib/slots.lua
 -- include: lib/due.lua
--- operation: save.lua
--- operation: delete.lua
--- operation: load.lua
--- operation: fetch.lua
--- operation: select.lua
--- operation: expire.lua
--- operation: sweep.lua
--- operation: transaction.lua
+-- operations: save delete load select expire sweep transaction
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
