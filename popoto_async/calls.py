@@ -11,7 +11,7 @@ from popoto_async.errors import PopotoError
 from popoto_async.plan import Operation, Outcome
 from popoto_async.tracing import Trace
 
-_READS = {"load", "select", "fetch"}
+_READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh"}
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
 
 

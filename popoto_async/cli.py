@@ -1,4 +1,4 @@
-"""The command line: `popoto-async demo` opens a server, cleans up behind itself, and ends with an exit code."""
+"""The command line: `popoto-async demo` opens a server and cleans up behind itself; the others are in `upkeep.py`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ try:
     from popoto_async.demo.airports import FEWEST, Airport, Pilot, airports
     from popoto_async.demo.screen import Screen
     from popoto_async.demo.story import tell
+    from popoto_async.upkeep import COMMANDS
 except ModuleNotFoundError as error:
     if error.name not in ("typer", "rich"):
         raise
@@ -44,7 +45,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal without accents shows ? in their place
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(about)
-    app.command()(demo)
+    for command in (demo, *COMMANDS):
+        app.command()(command)
     app(prog_name="popoto-async")
 
 

@@ -111,7 +111,18 @@ def build_schema(
 class Binding:
     """A schema under one namespace and one slot table: what turns entries into the numbers and keys of the wire."""
 
-    __slots__ = ("_others", "keys", "layout", "namespace", "prefixes", "schema", "slot_names", "slots", "tailed")
+    __slots__ = (
+        "_others",
+        "keys",
+        "layout",
+        "lines",
+        "namespace",
+        "prefixes",
+        "schema",
+        "slot_names",
+        "slots",
+        "tailed",
+    )
 
     def __init__(self, schema: Schema, namespace: str | None, stored: str) -> None:
         self.schema = schema
@@ -130,6 +141,7 @@ class Binding:
                 places[line] = len(lines)
                 lines.append(line)
             self.slots[index.name] = places[line]
+        self.lines = lines
         self.slot_names = {slot: name for name, slot in self.slots.items()}
         wire = {
             "class": self.keys.klass,

@@ -56,10 +56,12 @@ RANKS = {
     "transactions": 7.3,
     "query": 7.4,
     "relations": 7.5,
+    "maintenance": 7.5,
     "model": 8.0,
     "__init__": 9.0,
     "demo": 9.1,
-    "cli": 9.2,
+    "upkeep": 9.2,
+    "cli": 9.3,
 }
 IMPORTERS = {
     "redis": {"wire", "dispatcher", "database"},

@@ -76,6 +76,10 @@ class UniqueField(IndexedField[TextT]):
         """One hash of owners by value."""
         return (Index(self._name, self.claim_kind, (self.name,), tailed=False),)
 
+    def entries(self, value: Any, row: Row) -> tuple[Entry, ...]:
+        """The claim of the value; a record that was stored before the field was declared has none."""
+        return () if value is None else super().entries(value, row)
+
     def test_null(self, tail: str) -> Test:
         """None: the value is never null."""
         return Nothing()

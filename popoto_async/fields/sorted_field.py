@@ -94,8 +94,8 @@ class SortedField(Field[T]):
     def entries(self, value: Any, row: Row) -> tuple[Entry, ...]:
         """A place in the order of the row's partition, or among its nulls."""
         where = self.tail(row) if self._parts else ""
-        if value is None:
-            return (Entry(self._null, where),)
+        if value is None:  # of a record that was stored before the field was declared
+            return (Entry(self._null, where),) if self.null else ()
         score = self.score(value)
         if self.codec.number is None or self.codec.exact(value):
             return (Entry(self._sort, where, score),)

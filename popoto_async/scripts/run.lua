@@ -7,12 +7,12 @@ local operations = {}
 -- include: lib/main.lua
 -- include: lib/slots.lua
 -- include: lib/due.lua
--- operations: save delete load select expire sweep transaction
+-- operations: save delete load fetch select expire sweep transaction audit members tell weigh mend prune
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
 
-local reads = {load = true, select = true, fetch = true}
+local reads = {load = true, select = true, fetch = true, audit = true, members = true, tell = true, weigh = true}
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')
 call.micros = time[1] * 1000000 + time[2]

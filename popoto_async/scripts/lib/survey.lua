@@ -1,0 +1,59 @@
+-- purpose: what stands on the server for a record, whatever state it is in; nothing that is read is trusted
+-- defines: entries_of, is_living, occupies, deadline_of, deadlines_agree
+-- include: lib/writes.lua
+-- include: lib/manifest.lua
+-- include: lib/entries.lua
+
+-- Milliseconds that a server without PEXPIRETIME may be off when it is asked for a deadline.
+local SLACK = 50
+
+-- The entries of a manifest; nil where the bytes are none under this slot table.
+local function entries_of(model, text)
+  local slots = model.indexes or indexes(model)
+  local done, entries = pcall(cmsgpack.unpack, text)
+  if not done or type(entries) ~= 'table' or #entries % 3 ~= 0 then
+    return nil
+  end
+  for i = 1, #entries, 3 do
+    local tail, score = entries[i + 1], entries[i + 2]
+    if not slots[entries[i]] or type(tail) ~= 'string' or type(score) ~= 'string' or not tonumber(score) then
+      return nil
+    end
+  end
+  return entries
+end
+
+-- The mark of the record under a key; nil where there is no record of this model.
+local function is_living(records, key)
+  local mark = key:sub(1, #records) == records and redis.pcall('HGET', key, '$')
+  return mark and not is_error(mark) and mark or nil
+end
+
+-- Whether a manifest of a living record names this place.
+local function occupies(model, mark, key, slot, tail)
+  local text = mark ~= '' and mark or redis.call('HGET', model.man, key)
+  local entries = text and entries_of(model, text) or {}
+  for i = 1, #entries, 3 do
+    if entries[i] == slot and entries[i + 1] == tail then
+      return true
+    end
+  end
+  return false
+end
+
+-- When the hash under a key ends, in ms of 1970; nil where it doesn't. And how far off that may be.
+local function deadline_of(call, key)
+  local at = redis.pcall('PEXPIRETIME', key)
+  if not is_error(at) then
+    return at >= 0 and at or nil, 0
+  end
+  local left = redis.call('PTTL', key)
+  return left >= 0 and call.now + left or nil, SLACK
+end
+
+local function deadlines_agree(ends, listed, slack)
+  if not ends or not listed then
+    return not ends and not listed
+  end
+  return math.abs(ends - tonumber(listed)) <= slack
+end

@@ -1,0 +1,34 @@
+-- purpose: remove from an index key members that stand for no record
+-- keys: the index key, the records they name
+-- args: at op.at: the key, then op.n pairs of tail and member; op.kind, op.slot (-1: no index of the model), op.records
+-- reply: ok, for each member 1 or 0 (whether it was removed)
+-- include: lib/survey.lua
+
+-- By kind: what removes a member, given its key, tail and name; true where there was something to remove.
+local removers = {}
+
+function removers.m(key, _, member)
+  local score = run('ZSCORE', key, member)
+  return score and write({'ZADD', key, score, member}, 'ZREM', key, member) == 1
+end
+
+function removers.c(key, tail, member)
+  return run('HGET', key, tail) == member and write({'HSET', key, tail, member}, 'HDEL', key, tail) == 1
+end
+
+function removers.manifests(key, _, member)
+  local text = run('HGET', key, member)
+  return text and write({'HSET', key, member, text}, 'HDEL', key, member) == 1
+end
+
+removers.class, removers.deadlines = removers.m, removers.m
+
+operations.prune = function(_, op)
+  local key, removed = ARGV[op.at], {}
+  for i = op.at + 1, op.at + 2 * op.n, 2 do
+    local tail, member = ARGV[i], ARGV[i + 1]
+    local stray = op.slot < 0 or not is_living(op.records, member)
+    removed[#removed + 1] = stray and removers[op.kind](key, tail, member) and 1 or 0
+  end
+  return {'ok', removed}
+end
