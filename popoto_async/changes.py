@@ -11,6 +11,7 @@ from typing import Any
 
 from popoto_async.errors import ModelException, ValidationError, shorten
 from popoto_async.plan import Operation, Outcome
+from popoto_async.planning.relations import plan_erase
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
 from popoto_async.records import State, encode, failure, stored_values
 from popoto_async.schema import Binding, Schema
@@ -210,10 +211,21 @@ class Update(Change):
 class Delete(Change):
     """The end of a record."""
 
+    _cursor: bytes | None = None
+
     def plan(self, binding: Binding) -> Operation:
         """By its key alone."""
         self.key = self.key or binding.record_key(self.state)
+        if self.schema.referrers:
+            return plan_erase(binding, self.key, self._cursor)
         return plan_delete(binding, self.key)
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> Any:
+        """Whether the record existed; None where only a part is done, and it has to be sent again."""
+        if outcome[0] == b"more":
+            self._cursor = outcome[1]
+            return None
+        return super().conclude(outcome, binding)
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a new one again."""

@@ -26,6 +26,7 @@ from popoto_async.errors import (
     ModelException,
     NotFound,
     PopotoError,
+    ProtectedRecord,
     RecordGone,
     StaleRecord,
     UniqueViolation,
@@ -283,6 +284,29 @@ def _declined(schema: Schema, key: str, state: State, outcome: Outcome, binding:
     )
 
 
+def _protected(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    protected, model, field, referrers = outcome[1].decode(), _text(outcome[2]), _text(outcome[3]), outcome[4]
+    names = [_text(one) for one in referrers]
+    shown = ", ".join(map(repr, names[:3])) + (" and others" if len(names) > 3 else "")
+    return ProtectedRecord(
+        f"{protected!r} can't be deleted: {shown} refer to it ({model}.{field}, PROTECT)",
+        referrers=names,
+        model=schema.model,
+        field=field,
+        key=key,
+        hint="delete those, or have them refer to something else; error.referrers names some",
+    )
+
+
+def _large(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return ModelException(
+        f"{schema.model}: more than {outcome[1]} records go with {key!r} or refer to it: too many for a transaction",
+        model=schema.model,
+        key=key,
+        hint="delete it outside of the transaction, where that is done in parts",
+    )
+
+
 def _error(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
     message = _text(outcome[1])
     hint = "the server is at its maxmemory: raise it or delete something" if message.startswith("OOM") else None
@@ -303,6 +327,8 @@ FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoErr
     b"foreign": _foreign,
     b"corrupt": _corrupt,
     b"declined": _declined,
+    b"protected": _protected,
+    b"large": _large,
     b"error": _error,
 }
 """Status of an outcome → the error it becomes."""

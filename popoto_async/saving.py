@@ -120,7 +120,17 @@ async def save_or_create(
 
 def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any, Any, bool]:
     """Remove the record; afterwards the instance is new again. Whether it existed."""
+    if schema.referrers:
+        return _delete_in_parts(schema, state, timeout)
     return fly(schema.model, "delete", database_of(schema), lambda now: Delete(schema, state), ADMISSION // 2, timeout)
+
+
+async def _delete_in_parts(schema: Schema, state: State, timeout: float | None) -> bool:
+    """One call where few records go or change with it; else as many as it takes, the record itself in the last."""
+    change, existed = Delete(schema, state), None
+    while existed is None:
+        existed = await fly(schema.model, "delete", database_of(schema), lambda now: change, ADMISSION, timeout)
+    return bool(existed)
 
 
 async def expire(schema: Schema, state: State, expiry: Mapping[str, Any], verb: str, timeout: float | None) -> None:

@@ -12,6 +12,7 @@ operations.transaction = function(call, op, model)
       local deadline = run('ZSCORE', call.models[step.m].exp, key)
       undo[#undo + 1] = copy and {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'} or {'DEL', key}
     end
+    step.together = true
     local done, outcome = pcall(operations[step.op], call, step, call.models[step.m])
     if not done then
       rollback()
