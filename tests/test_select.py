@@ -401,6 +401,18 @@ async def test_the_default_order(db: Database) -> None:
     ]
 
 
+async def test_a_range_within_one_score_is_a_range(db: Database) -> None:
+    """Its bounds are different values that one double stands for: with a second range there is no single one to order
+    by; alone, it orders."""
+    close = {"moment__between": (FAR - timedelta(0, 0, 1), FAR)}
+    values = [(1, FAR, "2"), (2, FAR - timedelta(0, 0, 1), "1"), (3, FAR, "0.5")]
+    for number, moment, price in values:
+        await Item.create(shop="a", number=number, code=f"c{number}", moment=moment, price=Decimal(price))
+    assert await Item.query.filter(price__lt=Decimal(3), **close).keys() == ["Item:a:1", "Item:a:2", "Item:a:3"]
+    assert await Item.query.filter(price__lt=Decimal(3), moment=FAR).keys() == ["Item:a:3", "Item:a:1"]
+    assert await Item.query.filter(**close).keys() == ["Item:a:2", "Item:a:1", "Item:a:3"]
+
+
 async def test_slices_pages_and_single_records(db: Database) -> None:
     await store(ROWS)
     everything = ordered(ROWS, ["-size"])

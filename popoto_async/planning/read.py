@@ -245,12 +245,17 @@ def default_order(schema: Schema, test: Test) -> tuple[Order, ...]:
     if schema.options.order_by:
         return schema.options.order_by
     terms = test.children if isinstance(test, AllOf) else (test,)
-    ranges = {term.index for term in terms if isinstance(term, Range) and term.low != term.high}
+    ranges = {term.index for term in terms if isinstance(term, Range) and not _is_equality(term)}
     if len(ranges) == 1:
         owner = schema.owners[next(iter(ranges))]
         if isinstance(owner, Field):
             return (Order(owner.name),)
     return ()
+
+
+def _is_equality(test: Range) -> bool:
+    """Whether all that satisfy it are equal. Different bounds can share a score: then their texts tell."""
+    return test.low == test.high and len({operand for _, operand in test.exact}) < 2
 
 
 def order_by(schema: Schema, order: Order, known: Known) -> OrderBy:
