@@ -408,8 +408,8 @@ async def test_a_range_within_one_score_is_a_range(db: Database) -> None:
     values = [(1, FAR, "2"), (2, FAR - timedelta(0, 0, 1), "1"), (3, FAR, "0.5")]
     for number, moment, price in values:
         await Item.create(shop="a", number=number, code=f"c{number}", moment=moment, price=Decimal(price))
-    assert await Item.query.filter(price__lt=Decimal(3), **close).keys() == ["Item:a:1", "Item:a:2", "Item:a:3"]
-    assert await Item.query.filter(price__lt=Decimal(3), moment=FAR).keys() == ["Item:a:3", "Item:a:1"]
+    assert await Item.query.filter(shop="a", price__lt=Decimal(3), **close).keys() == ["Item:a:1", "Item:a:2", "Item:a:3"]
+    assert await Item.query.filter(shop="a", price__lt=Decimal(3), moment=FAR).keys() == ["Item:a:3", "Item:a:1"]
     assert await Item.query.filter(**close).keys() == ["Item:a:2", "Item:a:1", "Item:a:3"]
 
 
