@@ -145,6 +145,18 @@ class Attr(Generic[T]):
         """Equal to one of the values."""
         return self._condition("in", values)
 
+    def startswith(self, text: str) -> Condition:
+        """Beginning with the text."""
+        return self._condition("startswith", text)
+
+    def endswith(self, text: str) -> Condition:
+        """Ending with the text."""
+        return self._condition("endswith", text)
+
+    def contains(self, text: str) -> Condition:
+        """With the text anywhere in it."""
+        return self._condition("contains", text)
+
     def isnull(self, null: bool = True) -> Condition:
         """Null, or not null."""
         return self._condition("isnull", null)

@@ -37,6 +37,11 @@ def part(text: str | None) -> str:
     return NULL if text is None else escape(text)
 
 
+def mirrored(text: str) -> str:
+    """A text reversed, then escaped, so that texts with one ending begin alike."""
+    return escape(text[::-1])
+
+
 def tail(parts: Iterable[str]) -> str:
     """Already escaped parts joined to the variable end of an index key."""
     return ":".join(parts)

@@ -16,12 +16,16 @@ CLAIM = "c"
 
 
 class Index(msgspec.Struct, frozen=True):
-    """One index of a model: `name` is `Kind:field`, `inputs` the fields its entries are computed from."""
+    """One index of a model: `name` is `Kind:field`, `inputs` the fields its entries are computed from.
+
+    `listings` names the sorted sets that list its distinct tails: as they are, then reversed. Null is never listed.
+    """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     tailed: bool
+    listings: tuple[str, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +80,31 @@ class KeyIs(Test, frozen=True):
     """The record whose key has exactly this one part (models with a single key field)."""
 
     parts: tuple[str, ...]
+
+
+class KeyBegins(Test, frozen=True):
+    """The records whose key begins, after the model's name, with an escaped text."""
+
+    text: str
+
+
+class Matches(Test, frozen=True):
+    """Records with a text that begins with, ends with or contains another (`op`: "starts", "ends", "has").
+
+    The text is `field`'s stored one, or the key's part of number `part` (from 1). Records are found through `listing`,
+    which lists the distinct texts of `index`, reversed ones if it is a mirror, from those that begin with `begins`;
+    without a listing, in the whole class.
+    """
+
+    op: str
+    text: str
+    field: str = ""
+    part: int = 0
+    begins: str = ""
+    index: str = ""
+    claims: bool = False
+    listing: str = ""
+    mirror: bool = False
 
 
 class Claimed(Test, frozen=True):

@@ -15,6 +15,9 @@ from popoto_async.fields.relationship import Relationship
 from popoto_async.keys import ModelKeys, model_keys
 from popoto_async.plan import Index, Layout
 
+LISTED = "\t"
+"""Stands in a line of the slot table before each key that lists the index's values; no key contains it."""
+
 
 class Options(msgspec.Struct, frozen=True):
     """What `class Meta` said."""
@@ -76,6 +79,7 @@ def build_schema(
     keys = tuple(field for field in fields.values() if field.is_key)
     for field in fields.values():
         field.sole_key = len(keys) == 1 and field is keys[0]
+        field.key_number = next((number for number, key in enumerate(keys, 1) if key is field), 0)
     indexes: list[Index] = []
     owners: dict[str, Field[Any] | CompositeIndex] = {}
     for field in fields.values():
@@ -133,14 +137,19 @@ class Binding:
             index.name: self.keys.index_prefix(index.name, tailed=index.tailed) for index in schema.indexes
         }
         lines = stored.split("\n") if stored else []
-        places = {line: slot for slot, line in enumerate(lines)}
+        places = {line.partition(LISTED)[0]: slot for slot, line in enumerate(lines)}
         self.slots: dict[str, int] = {}
         for index in schema.indexes:
-            line = index.kind + self.prefixes[index.name]
-            if line not in places:
-                places[line] = len(lines)
+            place = index.kind + self.prefixes[index.name]
+            listings = {name: self.keys.index_prefix(name, tailed=False) for name in index.listings}
+            self.prefixes.update(listings)
+            line = LISTED.join((place, *listings.values()))
+            slot = self.slots[index.name] = places.setdefault(place, len(lines))
+            if slot == len(lines):
                 lines.append(line)
-            self.slots[index.name] = places[line]
+            elif len(lines[slot]) < len(line):
+                # A line grows, and never shrinks: classes that declare less than others keep all listings true.
+                lines[slot] = line
         self.lines = lines
         self.slot_names = {slot: name for name, slot in self.slots.items()}
         wire = {

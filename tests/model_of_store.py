@@ -13,13 +13,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 from functools import cmp_to_key
 from math import asin, cos, radians, sin, sqrt
 from typing import Any
 
 import msgspec
 
-from popoto_async import GeoField, IndexedField, Model, Relationship, SortedField, UniqueField, UniqueKeyField
+from popoto_async import (
+    AutoKeyField,
+    GeoField,
+    IndexedField,
+    Model,
+    Relationship,
+    SortedField,
+    UniqueField,
+    UniqueKeyField,
+)
 from popoto_async.fields.base import Field
 from tests.servers import Server
 
@@ -44,6 +54,7 @@ def float_text(value: float) -> str:
 
 def stored_text(value: Any) -> bytes:
     """A value as it stands in the record."""
+    value = value.value if isinstance(value, Enum) else value
     if isinstance(value, bool):
         return b"1" if value else b"0"
     if isinstance(value, float):
@@ -114,18 +125,44 @@ def geohash(latitude: float, longitude: float) -> int:
 
 @dataclass
 class Place:
-    """One index: the line of the slot table that names it, and where a row stands in it: [(tail, score text), …]."""
+    """One index: the line of the slot table that names it, and where a row stands in it: [(tail, score text), …].
+
+    `lists` are the sorted sets that list its texts: (key, what is listed of a row, None for nothing).
+    """
 
     line: str
     stands: Any
+    lists: list[tuple[str, Any]] = field(default_factory=list)
 
     @property
     def prefix(self) -> str:
-        return self.line[1:]
+        return self.line[1:].partition("\t")[0]
 
     @property
     def is_claim(self) -> bool:
         return self.line[0] != "m"
+
+
+def _lists(model: str, one: IndexedField[Any], *, first: bool) -> list[tuple[str, Any]]:
+    """Of texts: as they are and, where suffixes are wanted, reversed; not what the order of the keys lists already."""
+    name = one.name
+    if not (one.type is str or (issubclass(one.type, Enum) and isinstance(next(iter(one.type)).value, str))):
+        return []
+
+    def plain(row: Values) -> str | None:
+        return None if row[name] is None else token(row[name])
+
+    def reversed_text(row: Values) -> str | None:
+        return None if row[name] is None else token(stored_text(row[name]).decode()[::-1])
+
+    if one.suffixes:
+        return [(f"$Val:{model}:{name}", plain), (f"$Rev:{model}:{name}", reversed_text)]
+    unique = isinstance(one, (UniqueField, AutoKeyField))
+    return [] if first and unique else [(f"$Val:{model}:{name}", plain)]
+
+
+def _listing(place: Place, lists: list[tuple[str, Any]]) -> Place:
+    return Place("\t".join([place.line, *(key for key, _ in lists)]), place.stands, lists)
 
 
 def _value_place(model: str, name: str) -> Place:
@@ -188,7 +225,8 @@ def _geo_places(model: str, name: str) -> list[Place]:
 def places(model: type[Model]) -> list[Place]:
     """The indexes of a model, in the order of their slots."""
     name, fields = model._meta.options.name, model._meta.fields
-    sole = sum(one.is_key for one in fields.values()) == 1
+    keys = [one.name for one in fields.values() if one.is_key]
+    sole = len(keys) == 1
     found: list[Place] = []
     for one in fields.values():
         if isinstance(one, SortedField):
@@ -198,9 +236,10 @@ def places(model: type[Model]) -> list[Place]:
         elif isinstance(one, GeoField):
             found += _geo_places(name, one.name)
         elif isinstance(one, UniqueField):
-            found.append(_claim_place(name, (one.name,), "k" if isinstance(one, UniqueKeyField) else "c"))
+            claim = _claim_place(name, (one.name,), "k" if isinstance(one, UniqueKeyField) else "c")
+            found.append(_listing(claim, _lists(name, one, first=one.name == keys[0])))
         elif isinstance(one, IndexedField) and not (one.is_key and sole):
-            found.append(_value_place(name, one.name))
+            found.append(_listing(_value_place(name, one.name), _lists(name, one, first=one.name == keys[0])))
     meta = getattr(model, "Meta", None)
     for names in getattr(meta, "unique_together", ()):
         found.append(_claim_place(name, names, "c"))
@@ -263,6 +302,9 @@ def keyspace(
         for key, row in rows.get(model, {}).items():
             store.add(f"$Class:{name}", key, 0.0)
             entries = []
+            for listing, listed in [each for place in indexes for each in place.lists]:
+                if (text := listed(row)) is not None:
+                    store.add(listing, text, 0.0)
             for slot, place in enumerate(indexes):
                 for tail, at in place.stands(row):
                     entries.append((slot, tail, at))
@@ -389,7 +431,11 @@ _COMPARISONS = {
     "between": lambda value, other: other[0] <= value <= other[1],
     "in": lambda value, other: value in list(other),
     "eq": lambda value, other: value == other,
+    "startswith": lambda value, other: stored_text(value).decode().startswith(other),
+    "endswith": lambda value, other: stored_text(value).decode().endswith(other),
+    "contains": lambda value, other: other in stored_text(value).decode(),
 }
+TEXT_LOOKUPS = ("startswith", "endswith", "contains")
 
 
 def holds(row: Values, name: str, lookup: str, operand: Any) -> bool:

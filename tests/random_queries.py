@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from popoto_async import Model, SortedField
-from tests.model_of_store import Rows, holds, ordered
+from popoto_async import IndexedField, Model, SortedField
+from tests.model_of_store import TEXT_LOOKUPS, Rows, holds, ordered, stored_text
 
 RANGES = ("lt", "lte", "gt", "gte", "between")
 
@@ -60,6 +60,25 @@ class Asked:
         return self.sequence(rows)[self.offset : stop]
 
 
+def lookups_of(field: Any) -> list[str]:
+    """What a field answers."""
+    ranges = RANGES if isinstance(field, SortedField) else ()
+    texts = TEXT_LOOKUPS if isinstance(field, IndexedField) and field.type is str else ()
+    return ["eq", "in", "isnull", *ranges, *texts]
+
+
+def pieces(values: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
+    """Parts of texts that the values have, mostly."""
+
+    @st.composite
+    def piece(draw: Any) -> str:
+        text = stored_text(draw(values.filter(lambda found: found is not None))).decode()
+        begin, end = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
+        return text[begin:end]
+
+    return piece()
+
+
 @st.composite
 def asked(draw: Any, model: type[Model], operands: Mapping[str, Any]) -> Asked:
     """A query over the fields that have operands. Partitions that it needs are given."""
@@ -77,8 +96,7 @@ def asked(draw: Any, model: type[Model], operands: Mapping[str, Any]) -> Asked:
                 lookups.append((part, "eq", draw(operands[part])))
 
     for name in draw(st.lists(st.sampled_from(sorted(operands)), max_size=3)):
-        choices = ["eq", "in", "isnull", *RANGES] if isinstance(fields[name], SortedField) else ["eq", "in", "isnull"]
-        lookup = draw(st.sampled_from(choices))
+        lookup = draw(st.sampled_from(lookups_of(fields[name])))
         partition(name)
         if lookup == "isnull":
             operand = draw(st.booleans())
@@ -86,6 +104,8 @@ def asked(draw: Any, model: type[Model], operands: Mapping[str, Any]) -> Asked:
             operand = [value(name) for _ in range(draw(st.integers(0, 3)))]
         elif lookup == "between":
             operand = (value(name), value(name))
+        elif lookup in TEXT_LOOKUPS:
+            operand = draw(pieces(operands[name]))
         else:
             operand = value(name) if lookup != "eq" else draw(operands[name])
         lookups.append((name, lookup, operand))

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 class Shop(Model):
     name: str = KeyField()
     email: str = UniqueField()
-    cuisine: str | None = IndexedField()
+    cuisine: str | None = IndexedField(suffixes=True)
     seats: int | None = SortedField(null=True)
     rating: float | None = SortedField(null=True, partition_by="cuisine")
     place = GeoField()
@@ -95,11 +95,15 @@ async def test_the_reference_knows_a_record(db: Database, clean_server: Server) 
         b"$Class:Shop": [(member, 0.0)],
         b"$Geo:Shop:place": [(member, float(geohash(40.7, -73.9)))],
         b"$Index:Shop:cuisine:Thai": [(member, 0.0)],
-            b"$Slots:Shop": b"c$Uniq:Shop:email\nm$Index:Shop:cuisine:\nm$Sort:Shop:seats\nm$Tie:Shop:seats\n"
+        b"$Rev:Shop:cuisine": [(b"iahT", 0.0)],
+        b"$Slots:Shop": b"c$Uniq:Shop:email\t$Val:Shop:email\n"
+        b"m$Index:Shop:cuisine:\t$Val:Shop:cuisine\t$Rev:Shop:cuisine\nm$Sort:Shop:seats\nm$Tie:Shop:seats\n"
         b"m$Null:Shop:seats\nm$Sort:Shop:rating:\nm$Null:Shop:rating:\nm$Geo:Shop:place\nm$Pole:Shop:place",
         b"$Sort:Shop:rating:Thai": [(member, 4.5)],
         b"$Sort:Shop:seats": [(member, 40.0)],
         b"$Uniq:Shop:email": {b"Siam@x": member},
+        b"$Val:Shop:cuisine": [(b"Thai", 0.0)],
+        b"$Val:Shop:email": [(b"Siam@x", 0.0)],
         member: {
             b"$": found[member][b"$"], b"cuisine": b"Thai", b"email": b"Siam@x", b"name": b"Siam",
             b"place": b"40.7,-73.9",

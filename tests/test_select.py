@@ -35,8 +35,19 @@ from popoto_async import (
     trace,
 )
 from tests import servers
-from tests.model_of_store import RADIUS, UNITS, Rows, Values, distance, holds, ordered, record_key, values_of
-from tests.random_queries import Asked, asked
+from tests.model_of_store import (
+    RADIUS,
+    TEXT_LOOKUPS,
+    UNITS,
+    Rows,
+    Values,
+    distance,
+    holds,
+    ordered,
+    record_key,
+    values_of,
+)
+from tests.random_queries import Asked, asked, lookups_of, pieces
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")]
@@ -164,6 +175,8 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge,
     "in": lambda field, value: field.in_(value), "isnull": lambda field, value: field.isnull(value),
     "between": lambda field, value: field.between(*value),
+    "startswith": lambda field, value: field.startswith(value), "endswith": lambda field, value: field.endswith(value),
+    "contains": lambda field, value: field.contains(value),
 }  # fmt: skip
 
 
@@ -173,10 +186,7 @@ def leaves(draw: Any) -> Tree:
     name = draw(few(sorted(QUERIED)))
     field: Any = getattr(Item, name)
     value = OPERANDS[name].filter(lambda found: found is not None)
-    is_sorted = isinstance(field, SortedField)
-    lookup = draw(
-        few(["eq", "in", "isnull", "lt", "lte", "gt", "gte", "between"] if is_sorted else ["eq", "in", "isnull"])
-    )
+    lookup = draw(few(lookups_of(field)))
     operand: Any = draw(OPERANDS[name] if lookup == "eq" else value)
     if lookup == "in":
         operand = draw(st.lists(value, max_size=3))
@@ -184,6 +194,8 @@ def leaves(draw: Any) -> Tree:
         operand = draw(st.booleans())
     elif lookup == "between":
         operand = (operand, draw(value))
+    elif lookup in TEXT_LOOKUPS:
+        operand = draw(pieces(OPERANDS[name]))
     conditions = [(name, lookup, operand)]
     conditions += [(part, "eq", draw(OPERANDS[part])) for part in getattr(field, "partition", ())]
     expression = None

@@ -50,14 +50,14 @@ from tests.servers import Server
 class Account(Model):
     name: str = KeyField()
     email: str = UniqueField()
-    colour: str | None = IndexedField()
+    colour: str | None = IndexedField(suffixes=True)
     score: int | None = SortedField(null=True)
     place = GeoField()
 
 
 class Visit(Model):
     hotel: str = KeyField()
-    guest: str = KeyField()
+    guest: str = KeyField(suffixes=True)
     kind: str | None = IndexedField()
     room: int | None = Field()
     price: Decimal = SortedField(partition_by="hotel")
@@ -93,8 +93,8 @@ few = st.sampled_from
 VALUES: dict[type[Model], dict[str, Any]] = {
     Account: {
         "name": few(["a", "b", "c:d", "%null"]),
-        "email": few(["1@x", "2@x", "3@x", "4@x"]),
-        "colour": few([None, "red", "None"]),
+        "email": few(["1@x", "2@x", "3@é:x", "4@é%x"]),
+        "colour": few([None, "red", "None", "d:é🦊"]),
         "score": few([None, -1, 0, 5, 2**53, BIG, BIG + 1, BIG - 1]),
         "place": few([None, (0, 0), (90, 0), (-90, 5), (40.7, -73.9), (40.8, -73.9), (0, 180)]),
     },

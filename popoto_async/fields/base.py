@@ -71,6 +71,8 @@ class Field(Attr[TextT], Declared):
     partition: tuple[str, ...] = ()
 
     sole_key: bool = False
+    key_number: int = 0
+    """Which part of the key it is, from 1."""
     codec: Codec
     limit: int
     unrestricted: bool

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from popoto_async.errors import UniqueViolation, shorten
+from popoto_async.fields.base import Field
 from popoto_async.fields.indexed_field import IndexedField, UniqueField
 from popoto_async.plan import Entry, Index, KeyIs, Nothing, Test
 from popoto_async.types import Row, TextT
@@ -22,6 +24,12 @@ class KeyField(IndexedField[TextT]):
 
     default_null = False
     is_key = True
+
+    def connect(self, fields: Mapping[str, Field[Any]]) -> None:
+        """Refuse what the key alone can't keep."""
+        super().connect(fields)
+        if self.suffixes and self.sole_key:
+            raise self.refused("suffixes=True is not possible for the only part of a key", "use UniqueKeyField")
 
     def indexes(self) -> tuple[Index, ...]:
         """One sorted set per value, where the key has other parts."""
@@ -50,7 +58,7 @@ class UniqueKeyField(UniqueField[TextT]):
     """
 
     is_key = True
-    claim_kind = STRICT_CLAIM
+    kind = STRICT_CLAIM
 
     def violation(self, value: Any, owner: str, key: str) -> UniqueViolation:
         """The error of a value that another record holds."""

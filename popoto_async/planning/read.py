@@ -21,7 +21,9 @@ from popoto_async.plan import (
     ByStored,
     Claimed,
     Everything,
+    KeyBegins,
     KeyIs,
+    Matches,
     Near,
     NoneOf,
     Nothing,
@@ -224,7 +226,7 @@ def _narrows(test: Test) -> bool:
         return all(_narrows(child) for child in test.children)
     if isinstance(test, Via):
         return _narrows(test.child)
-    return isinstance(test, (AnyOf, Range, Refers, KeyIs, Claimed, Near, Nothing))
+    return isinstance(test, (AnyOf, Range, Refers, KeyIs, KeyBegins, Matches, Claimed, Near, Nothing))
 
 
 def _stored(test: Test) -> set[str]:
@@ -329,6 +331,15 @@ class _Writer:
             return {"t": "near", "r": test.radius, **node}
         return {"t": "box", "w": test.box[0], "h": test.box[1], **node}
 
+    def matches(self, test: Matches) -> dict[str, Any]:
+        """Texts, and where those that match are found."""
+        node: dict[str, Any] = {"t": "text", "op": test.op, "v": test.text}
+        node.update({"part": test.part, "base": self.binding.keys.records} if test.part else {"f": test.field})
+        if test.listing:
+            node["h" if test.claims else "z"] = self.key(test.index, "")
+            node.update(listing=self.key(test.listing, ""), p=test.begins, mirror=test.mirror)
+        return node
+
     def stored(self, test: Stored) -> dict[str, Any]:
         """A comparison with stored texts."""
         first = len(self.values)
@@ -364,6 +375,8 @@ _NODES: dict[type[Test], Any] = {
     Range: _Writer.range,
     KeyIs: lambda writer, test: {"t": "keys", "k": [writer.binding.keys.records + part for part in test.parts]},
     Claimed: lambda writer, test: {"t": "claim", "h": writer.key(test.index, ""), "v": list(test.tails)},
+    KeyBegins: lambda writer, test: {"t": "keyed", "p": writer.binding.keys.records + test.text},
+    Matches: _Writer.matches,
     Near: _Writer.near,
     Refers: _Writer.refers,
     Via: _Writer.via,

@@ -52,7 +52,7 @@ end
 function offers.key(query, offer)
   offer_walk(query, offer, {kind = 'walk', term = 0}, redis.call('ZCARD', query.model.class))
   for number, term in ipairs(query.terms) do
-    if term.t == 'any' and #term.z == 1 then
+    if term.t == 'keyed' or (term.t == 'any' and #term.z == 1) then
       offer_walk(query, offer, {kind = 'walk', term = number}, estimate.size(term, query.model))
     end
   end

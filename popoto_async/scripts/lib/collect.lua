@@ -47,7 +47,7 @@ local function collect_in_order(query, plan, show, reply)
         if plan.skip > 0 then
           plan.skip = plan.skip - 1
         elseif show(key) then
-          plan.left = plan.left - 1
+          plan.found, plan.left = plan.found + 1, plan.left - 1
           if plan.left == 0 then
             return true
           end

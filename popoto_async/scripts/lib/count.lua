@@ -9,6 +9,8 @@ local counts = {
   none = function() return 0 end,
   any = function(node, query) return estimate.size(node, query.model) end,
   range = function(node, query) return range.count(node, query.view) end,
+  keyed = function(node, query) return estimate.size(node, query.model) end,
+  text = function(node) return values.count(node) end,
 }
 
 counts['not'] = function(node, query)

@@ -4,8 +4,9 @@
 -- include: lib/geo.lua
 -- include: lib/tree.lua
 
--- A source is a part of a sorted set {z, lo, hi, desc} or a list of keys {list, within}. Of its members those count
--- that pass all of its `tests` and none of its `excepts`: what earlier sources have brought already.
+-- A source is a part of a sorted set {z, lo, hi, desc} or {z, lex, desc}, a list of keys {list, within}, or all that
+-- a condition on texts brings {values, model}. Of its members those count that pass all of its `tests` and none of its
+-- `excepts`: what earlier sources have brought already.
 local driver = {}
 
 -- The next choice in `picks`. Choices are kept in the order in which they are made, so that a later call makes the same
@@ -64,6 +65,14 @@ function by_type.any(node)
     sources[number] = driver.source({z = z})
   end
   return sources
+end
+
+function by_type.text(node, model)
+  return node.listing and {driver.source({values = node, model = model})} or class_source(node, model)
+end
+
+function by_type.keyed(node, model)
+  return {driver.source({z = model.class, lex = node.p})}
 end
 
 function by_type.range(node)

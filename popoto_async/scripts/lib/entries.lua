@@ -1,14 +1,16 @@
 -- purpose: moving a record from the entries it occupies to those it is to occupy
 -- defines: MEMBER, indexes, place, by_place, merge_entries, claim_conflict, move_entries, add_entry, drop_entry
--- include: lib/writes.lua
+-- include: lib/listing.lua
 
 local MEMBER = 'm'
 
--- The kind of each slot and the key, or beginning of a key, that stands for it; taken apart once in a call.
+-- The kind of each slot, the key, or beginning of a key, that stands for it, and the keys of the lists of its tails;
+-- taken apart once in a call.
 local function indexes(model)
   local found = {}
   for i, line in ipairs(model.table) do
-    found[i - 1] = {kind = line:sub(1, 1), key = line:sub(2)}
+    local kind, key, list, mirror = line:match('^(.)([^\t]*)\t?([^\t]*)\t?([^\t]*)$')
+    found[i - 1] = {kind = kind, key = key, list = list ~= '' and list, mirror = mirror ~= '' and mirror}
   end
   model.indexes = found
   return found
@@ -86,6 +88,7 @@ local function add_entry(model, entries, i, member, previous)
     local inverse = owner and {'HSET', key, entries[i + 1], owner} or {'HDEL', key, entries[i + 1]}
     write(inverse, 'HSET', key, entries[i + 1], member)
   end
+  listing.add(model.indexes[entries[i]], entries[i + 1])
 end
 
 local function drop_entry(model, entries, i, member)
@@ -94,7 +97,10 @@ local function drop_entry(model, entries, i, member)
     write({'ZADD', key, entries[i + 2], member}, 'ZREM', key, member)
   elseif run('HGET', key, entries[i + 1]) == member then
     write({'HSET', key, entries[i + 1], member}, 'HDEL', key, entries[i + 1])
+  else
+    return
   end
+  listing.drop(model.indexes[entries[i]], entries[i + 1], kind == MEMBER and key)
 end
 
 -- Additions come first: they are what can fail.

@@ -2,6 +2,7 @@
 -- defines: estimate
 -- include: lib/geo.lua
 -- include: lib/tree.lua
+-- include: lib/values.lua
 
 local estimate = {}
 
@@ -36,6 +37,10 @@ local sizes = {
   claim = function(node) return #node.v end,
   near = area_size,
   box = area_size,
+  text = values.size,
+  keyed = function(node, model)
+    return redis.call('ZLEXCOUNT', model.class, '[' .. node.p, '(' .. node.p .. '\255')
+  end,
 }
 sizes.stored = sizes.all
 sizes['not'] = sizes.all
@@ -77,6 +82,8 @@ function estimate.share(node, model)
       share = share * estimate.share(child, model)
     end
     return share
+  elseif node.t == 'text' then
+    return values.share(node, estimate.size(node, model), card(model.class))
   end
   return math.min(1, estimate.size(node, model) / math.max(1, card(model.class)))
 end
@@ -86,7 +93,7 @@ end
 function estimate.cheapest(node, model)
   local best, least = 0, card(model.class) * (1 + node.weight)
   for number, child in ipairs(node.n) do
-    local cost = estimate.size(child, model) * (1 + node.weight - child.weight)
+    local cost = estimate.size(child, model) * (1 + node.weight - child.weight) + (child.looks or 0)
     if cost < least then
       best, least = number, cost
     end
@@ -97,7 +104,7 @@ end
 -- What it costs to go through all candidates of a node; one that needs no look-up costs 1.
 function estimate.cost(node, model)
   if node.t ~= 'and' then
-    return estimate.size(node, model)
+    return estimate.size(node, model) + (node.looks or 0)
   end
   local _, cost = estimate.cheapest(node, model)
   return cost

@@ -47,7 +47,9 @@ local function sweep(model, key)
   end
   local entries = cmsgpack.unpack(old.text or old.companion or EMPTY)
   for i = 1, #entries, 3 do
-    pcall(drop_entry, model, entries, i, key)
+    if not pcall(drop_entry, model, entries, i, key) then
+      pcall(listing.drop, model.indexes[entries[i]], entries[i + 1], false)
+    end
   end
   redis.pcall('ZREM', model.class, key)
   redis.call('HDEL', model.man, key)

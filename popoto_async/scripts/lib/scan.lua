@@ -51,7 +51,7 @@ local function scan(query, plan, collect)
         plan.at = at
         return
       end
-      local position = walk.open(sources[at.source], (at.member or at.rank) and at)
+      local position = walk.open(sources[at.source], (at.member or at.rank or at.text) and at)
       if plan.edge then
         walk.end_at(position, plan.edge)
       end

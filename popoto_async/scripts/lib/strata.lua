@@ -17,7 +17,7 @@ end
 function strata.walk(query, plan, number)
   local by, term, source = query.orders[1], query.terms[plan.term], nil
   if by.by == 'key' and number == 1 then
-    source = {z = term and term.z[1] or query.model.class, in_order = true}
+    source = {z = term and term.z and term.z[1] or query.model.class, lex = term and term.p, in_order = true}
   elseif by.by == 'index' and number == 1 then
     source = {z = by.z, lo = term and term.lo, hi = term and term.hi, in_order = not plan.sorted}
     source.tests = term and term.x and {term}

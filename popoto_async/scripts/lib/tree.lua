@@ -2,6 +2,7 @@
 -- defines: tree, via, such
 -- include: lib/geo.lua
 -- include: lib/range.lua
+-- include: lib/texts.lua
 -- include: lib/view.lua
 
 -- `at`: where the values of the operation under way begin in ARGV. `now`: the time of the call in ms. `view`: what pays
@@ -100,6 +101,21 @@ function filters.range(node, members, view)
   return range.filter(node, members, view)
 end
 
+-- A text of the key is compared there, any other where it is stored.
+function filters.text(node, members, view)
+  view.spent = view.spent + COST.walk * #members
+  return such(members, function(member)
+    if node.part then
+      return texts.holds_escaped(node, texts.part(member, node.base, node.part))
+    end
+    return texts.holds(node, view.value(member, node.f))
+  end)
+end
+
+function filters.keyed(node, members)
+  return such(members, function(member) return member:sub(1, #node.p) == node.p end)
+end
+
 function filters.keys(node, members)
   node.set = node.set or set_of(node.k)
   return such(members, function(member) return node.set[member] end)
@@ -156,13 +172,19 @@ end
 
 filters.via = function(node, members, view) return via.filter(node, members, view) end
 
-local reads_records = {stored = true, near = true, box = true, via = true}
+local reads_records = {stored = true, text = true, near = true, box = true, via = true}
+
+-- The look-ups that reading a text takes as long as, which a list of the texts would save.
+local READ_TEXT = 4
 
 -- Prepares a tree for filtering: combinations of the same kind in one another become one, and in each the conditions
 -- that read records come last. Leaves on each node its `weight`, the look-ups that a record takes, and adds the fields
 -- that may be read to `fields` (a set).
 function tree.prepare(node, fields)
-  node.reads, node.weight = reads_records[node.t] or false, node.t == 'any' and #node.z or 1
+  node.reads, node.weight = (reads_records[node.t] and not node.part) or false, node.t == 'any' and #node.z or 1
+  if node.t == 'text' and node.reads then
+    node.weight = READ_TEXT
+  end
   if node.f then
     fields[node.f] = true
   end

@@ -4,6 +4,7 @@
 -- include: lib/estimate.lua
 -- include: lib/tree.lua
 -- include: lib/view.lua
+-- include: lib/walk.lua
 
 -- A node {t = 'via', f, rel, m, n}: field f holds the key of a record of model m, which has to satisfy n; `rel` begins
 -- the keys of the sets of who refers to a record. Records of m are told by their key, `m.class` and what n looks into.
@@ -103,10 +104,9 @@ local function targets_of(node)
     table.insert(earlier[present], key)
   end
   for _, source in ipairs(driver.sources(node.n, node.m, {list = {}, made = 0})) do
-    local members = source.list or redis.call('ZRANGEBYSCORE', source.z, source.lo or '-inf', source.hi or '+inf')
-    for first = 1, #members, MOST_TARGETS do
-      local chunk = {unpack(members, first, math.min(first + MOST_TARGETS - 1, #members))}
-      for _, key in ipairs(satisfying(node, chunk)) do
+    local position = walk.open(source)
+    while position.next < position.stop do
+      for _, key in ipairs(satisfying(node, walk.take(position, MOST_TARGETS, tree.view))) do
         found[key] = true
       end
     end

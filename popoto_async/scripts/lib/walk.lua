@@ -2,6 +2,7 @@
 -- defines: walk
 -- include: lib/bytes.lua
 -- include: lib/tree.lua
+-- include: lib/values.lua
 
 local walk = {}
 
@@ -43,14 +44,28 @@ local function rank_after(source, at, low, high)
   return low
 end
 
+-- The ranks of the members that begin with `lex`: the first, and the one after the last.
+local function lex_ranks(source)
+  local first, last = '[' .. source.lex, '[' .. source.lex .. '\255'
+  if source.desc then
+    return redis.call('ZLEXCOUNT', source.z, last, '+'), redis.call('ZLEXCOUNT', source.z, first, '+')
+  end
+  return redis.call('ZLEXCOUNT', source.z, '-', '(' .. source.lex), redis.call('ZLEXCOUNT', source.z, '-', last)
+end
+
 -- A position in a source: its members of rank `next` (from 0, in its own direction) up to, without, `stop` are to come.
 function walk.open(source, at)
   if source.list then
     return {source = source, next = at and at.rank or 0, stop = #source.list}
   end
+  if source.values then
+    return values.open(source, at)
+  end
   local lo, hi = source.lo or '-inf', source.hi or '+inf'
   local first, stop
-  if source.desc then
+  if source.lex then
+    first, stop = lex_ranks(source)
+  elseif source.desc then
     first = redis.call('ZCOUNT', source.z, beyond(hi), '+inf')
     stop = redis.call('ZCOUNT', source.z, lo, '+inf')
   else
@@ -70,6 +85,9 @@ end
 -- The next members, at most `count`.
 function walk.take(position, count, view)
   local source, first = position.source, position.next
+  if source.values then
+    return values.take(position, count, view)
+  end
   local last = math.min(first + count, position.stop) - 1
   if last < first then
     return {}
@@ -85,6 +103,8 @@ end
 function walk.place(position, member)
   if position.source.list then
     return {rank = position.next}
+  elseif position.source.values then
+    return values.place(position)
   end
   return {score = redis.call('ZSCORE', position.source.z, member), member = member}
 end

@@ -1,0 +1,35 @@
+-- purpose: the lists of the distinct values of an index, kept as values come and go
+-- defines: listing
+-- include: lib/tails.lua
+-- include: lib/writes.lua
+
+local listing = {}
+
+-- A value that stands where it should be, or is gone, is no change and has nothing to take back.
+local function put(key, text)
+  if key and run('ZADD', key, '0', text) == 1 then
+    undo[#undo + 1] = {'ZREM', key, text}
+  end
+end
+
+local function remove(key, text)
+  if key and run('ZREM', key, text) == 1 then
+    undo[#undo + 1] = {'ZADD', key, '0', text}
+  end
+end
+
+-- Lists the value of a tail that a record came to.
+function listing.add(index, tail)
+  if index.list and tail ~= NULL then
+    put(index.list, tail)
+    put(index.mirror, index.mirror and mirrored(tail))
+  end
+end
+
+-- Lists the value of a tail no longer, if the record that left it was the last in `set` (false: the only one there was).
+function listing.drop(index, tail, set)
+  if index.list and tail ~= NULL and not (set and run('EXISTS', set) == 1) then
+    remove(index.list, tail)
+    remove(index.mirror, index.mirror and mirrored(tail))
+  end
+end
