@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 class Shop(Model):
     name: str = KeyField()
     email: str = UniqueField()
-    cuisine: str | None = IndexedField()
+    cuisine: str | None = IndexedField(suffixes=True)
     seats: int | None = SortedField(null=True)
     rating: float | None = SortedField(null=True, partition_by="cuisine")
     place = GeoField()
@@ -180,6 +180,48 @@ PLANTED: dict[str, tuple[Plant, list[Finding]]] = {
         lambda c: c.hset("$Uniq:Shop:email", "old@x", "Shop:a"),
         [("extra", "Shop:a", "$Uniq:Shop:email", "old@x")],
     ),
+    "a value that is not listed": (
+        lambda c: [c.zrem("$Val:Shop:cuisine", "Thai"), c.delete("$Val:Shop:email")],
+        [
+            ("missing", "Shop:a", "$Val:Shop:cuisine", "Thai"),
+            *(("missing", f"Shop:{name}", "$Val:Shop:email", f"{name}@x") for name in "abc"),
+        ],
+    ),
+    "a value that is not listed reversed": (
+        lambda c: [
+            c.zrem("$Rev:Shop:cuisine", "%25%3Akeerg".replace("g", "G")),
+            c.zadd("$Rev:Shop:cuisine", {"iahT": 5}),
+        ],
+        [
+            ("missing", "Shop:a", "$Rev:Shop:cuisine", "Thai"),
+            ("missing", "Shop:b", "$Rev:Shop:cuisine", "Greek%3A%25"),
+        ],
+    ),
+    "a listed value that nobody has": (
+        lambda c: [
+            c.zadd("$Val:Shop:cuisine", {"Lao": 0, "%null": 0}),
+            c.zadd("$Rev:Shop:cuisine", {"Thai": 0, b"\xff": 1}),
+            c.zadd("$Val:Shop:email", {"old@x": 0}),
+            c.zadd("$Val:Shop:gone", {"a": 0}),
+        ],
+        [
+            ("orphan", "%null", "$Val:Shop:cuisine", ""),
+            ("orphan", "Lao", "$Val:Shop:cuisine", ""),
+            ("orphan", "Thai", "$Rev:Shop:cuisine", ""),
+            ("orphan", "a", "$Val:Shop:gone", ""),
+            ("orphan", "old@x", "$Val:Shop:email", ""),
+            ("orphan", "\ufffd", "$Rev:Shop:cuisine", ""),
+        ],
+    ),
+    "a value that is listed and has no entries": (
+        lambda c: [c.delete("$Index:Shop:cuisine:Thai", "$Uniq:Shop:email"), c.delete("$Rev:Shop:cuisine")],
+        [
+            ("missing", "Shop:a", "$Index:Shop:cuisine:Thai", ""),
+            ("missing", "Shop:a", "$Rev:Shop:cuisine", "Thai"),
+            ("missing", "Shop:b", "$Rev:Shop:cuisine", "Greek%3A%25"),
+            *(("missing", f"Shop:{name}", "$Uniq:Shop:email", f"{name}@x") for name in "abc"),
+        ],
+    ),
     "a missing manifest": (
         lambda c: c.hdel("$Man:Shop", "Shop:b"),
         [("manifest", "Shop:b", "", "")],
@@ -313,6 +355,10 @@ UNTOUCHED: dict[str, tuple[Plant, list[Finding]]] = {
     "a foreign type where entries belong": (
         lambda c: [c.delete("$Sort:Shop:seats"), c.set("$Sort:Shop:seats", "mine")],
         [("foreign", "$Sort:Shop:seats", "", "")],
+    ),
+    "a foreign type where values are listed": (
+        lambda c: [c.delete("$Val:Shop:email"), c.set("$Val:Shop:email", "mine")],
+        [("foreign", "$Val:Shop:email", "", "")],
     ),
     "a foreign class key": (
         lambda c: [c.delete("$Class:Shop"), c.set("$Class:Shop", "mine")],
@@ -637,10 +683,13 @@ async def test_stats(db: Database, clean_server: Server) -> None:
         "Null:rating": (1, 1),
         "Null:seats": (1, 1),
         "Pole:place": (1, 1),
+        "Rev:cuisine": (1, 2),
         "Sort:rating": (2, 2),
         "Sort:seats": (1, 2),
         "Tie:seats": (1, 1),
         "Uniq:email": (1, 3),
+        "Val:cuisine": (1, 2),
+        "Val:email": (1, 3),
         "class": (1, 3),
         "deadlines": (1, 1),
         "manifests": (1, 1),

@@ -13,7 +13,7 @@ KINDS = {
     "claim": "a claim names another record, which has no right to it",
     "duplicate": "two living records have one unique value",
     "extra": "a record stands where its values don't put it",
-    "orphan": "an entry of no record, or of an index that there is not",
+    "orphan": "an entry of no record, a listed value of none, or an index that there is not",
     "manifest": "the manifest of a record is missing, garbled, or not what its values imply",
     "leftover": "a manifest of no record",
     "class": "a record is not listed in its class",

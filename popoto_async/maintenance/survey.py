@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from inspect import isawaitable
 from typing import Any
 
+from popoto_async.keys import mirrored, unescape
 from popoto_async.maintenance.report import Damage, ModelReport, Tally
 from popoto_async.plan import MEMBER, Operation, Outcome
 from popoto_async.planning.audit import (
+    LISTS,
     PAGE,
     Bytes,
     Implied,
@@ -36,6 +38,9 @@ Progress = Callable[[int, int], Any]
 
 AT_ONCE = 4
 """Pages under way at once: the server works on one while others are compared here."""
+
+MOST_MISSING = 10_000
+"""Missing entries that are remembered until the lists of values are gone through."""
 
 ATTEMPTS = 5
 """Times that a record is looked at again which changed before it could be mended."""
@@ -112,6 +117,8 @@ class Survey:
         self._dry, self._anew, self._renamed = dry, anew, renamed
         self._progress, self._expected = progress, 0
         self.tally = Tally(self.schema.model)
+        self._lists: list[Place] = []
+        self._missing: set[tuple[int, str]] = set()
 
     async def run(self) -> ModelReport:
         """Look at everything once."""
@@ -123,6 +130,8 @@ class Survey:
                 await self._scan(binding, window)
                 for place in fixed_places(binding):
                     await window.start(self._look_through([place]))
+            # When all records are in order, a listed value that nobody has is not one that is about to be put right.
+            await self._look_through(self._lists)
             await self._tell(over=True)
         return self.tally.report()
 
@@ -143,7 +152,7 @@ class Survey:
                 if key.startswith(prefix):
                     records.append(key)
                 elif (place := book.find(key)) is not None:
-                    places.append(place)
+                    (self._lists if place.kind in LISTS.values() else places).append(place)
             while len(records) >= PAGE:
                 await window.start(self._look_at(records[:PAGE]))
                 del records[:PAGE]
@@ -250,6 +259,10 @@ class Survey:
             if slot >= 0:
                 line = binding.lines[slot].partition("\t")[0]
                 place, claimed = (line[1:] + where, "") if line[0] == MEMBER else (line[1:], where)
+            if kind == "missing" and len(self._missing) < MOST_MISSING:
+                self._missing.add((slot, where))
+            elif kind == "unlisted":
+                kind, place, claimed, beside = "missing", beside, where, ""
             if kind == "name":
                 beside = f"{where} → {beside}"
             elif kind == "manifest":
@@ -275,6 +288,8 @@ class Survey:
             living: dict[bytes, set[tuple[int, str]]] = {}
             for number, tail, member, lives in suspects:
                 place = known[number - 1]
+                if place.kind in LISTS.values() and self._is_awaited(place, text(member)):
+                    continue
                 if lives and place.slot >= 0:
                     living.setdefault(member, set()).add((place.slot, text(tail)))
                 else:
@@ -282,6 +297,11 @@ class Survey:
             for number, members in dead.items():
                 await self._prune(known[number - 1], members)
             await self._judge(living)
+
+    def _is_awaited(self, place: Place, listed: str) -> bool:
+        """Whether a value that is listed, and nobody's, is one of a record that was not mended."""
+        value = mirrored(unescape(listed)) if place.kind == LISTS["Rev"] else listed
+        return (place.slot, value) in self._missing
 
     async def _prune(self, place: Place, members: list[tuple[bytes, bytes]]) -> None:
         """Remove members that stand for no record, or only tell."""

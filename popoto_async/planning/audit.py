@@ -14,7 +14,7 @@ import msgspec
 
 from popoto_async.plan import MEMBER, Operation
 from popoto_async.planning.write import ENTRY_COST, LOAD_COST, SAVE_COST, Triple, entries, pack_entries
-from popoto_async.schema import Binding, Schema
+from popoto_async.schema import LISTED, Binding, Schema
 
 PAGE = 200
 """Records or index keys of one operation."""
@@ -26,6 +26,7 @@ MEMBER_COST = 4
 """Server time for one of them, in microseconds."""
 
 KINDS = {"Index": MEMBER, "Sort": MEMBER, "Tie": MEMBER, "Null": MEMBER, "Geo": MEMBER, "Pole": MEMBER, "Uniq": "c"}
+LISTS = {"Val": "list", "Rev": "mirror"}
 """What stands between `$` and the model's name in an index key → how its members are read (`members.lua`)."""
 
 Bytes = bytes | None
@@ -147,7 +148,9 @@ class Places:
 
     def __init__(self, binding: Binding) -> None:
         self._keys = binding.keys
-        self._slots = {line[1:].partition("\t")[0]: slot for slot, line in enumerate(binding.lines)}
+        parts = [line[1:].split(LISTED) for line in binding.lines]
+        self._slots = {key: slot for slot, (key, *_) in enumerate(parts)}
+        self._lists = {key: slot for slot, (_, *lists) in enumerate(parts) for key in lists}
 
     def find(self, key: bytes) -> Place | None:
         """The place that a key of the keyspace is; None where it is none of the model's index keys."""
@@ -162,6 +165,8 @@ class Places:
         if found is None:
             return None
         kind, index, base, tail = found
+        if kind in LISTS.values():
+            return Place(key, kind, self._lists.get(raw, -1), "", index)
         slot = self._slots.get(raw)
         if slot is not None:
             return Place(key, kind, slot, "", index)
@@ -172,9 +177,10 @@ class Places:
         if not raw.startswith(prefix + "$"):
             return None
         kind, model, name, tail = [*raw[len(prefix) + 1 :].split(":", 3), "", "", ""][:4]
-        if kind not in KINDS or model != records[len(prefix) : -1]:
+        read = KINDS.get(kind) or LISTS.get(kind)
+        if read is None or model != records[len(prefix) : -1]:
             return None
-        return KINDS[kind], f"{kind}:{name}", f"{prefix}${kind}:{model}:{name}", tail
+        return read, f"{kind}:{name}", f"{prefix}${kind}:{model}:{name}", tail
 
 
 def fixed_places(binding: Binding) -> tuple[Place, ...]:

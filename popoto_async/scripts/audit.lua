@@ -8,6 +8,9 @@
 local function stands(model, entries, key)
   for i = 1, #entries, 3 do
     local kind, where = place(model, entries, i)
+    if #unlisted(model.indexes[entries[i]], entries[i + 1]) > 0 then
+      return false
+    end
     if kind == MEMBER then
       local score = redis.pcall('ZSCORE', where, key)
       if not score or is_error(score) or tonumber(score) ~= tonumber(entries[i + 2]) then

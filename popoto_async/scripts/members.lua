@@ -8,7 +8,9 @@
 -- By kind: how the members of a key are read, and whether they are hash fields or the values of these.
 local readers = {
   m = {'ZSCAN'}, c = {'HSCAN', true}, class = {'ZSCAN'}, deadlines = {'ZSCAN'}, manifests = {'HSCAN'},
+  list = {'ZSCAN'}, mirror = {'ZSCAN'},
 }
+local is_list = {list = true, mirror = true}
 local every_record = {class = true, deadlines = true, manifests = true}
 
 -- In a manifest of this length no byte below 32 stands for anything but a slot, so an entry is found by its bytes.
@@ -19,8 +21,11 @@ local function look_of(slot, tail)
   return slot >= 0 and slot < 32 and cmsgpack.pack(slot) .. cmsgpack.pack(tail) or nil
 end
 
--- Whether a living record is to stand there; and whether it lives.
+-- Whether a living record is to stand there, and whether it lives; of a list, whether there is such a value.
 local function belongs(op, model, i, tail, member, look)
+  if is_list[op.kinds[i]] then
+    return op.slots[i] >= 0 and is_value(model, op.slots[i], op.kinds[i], member), 0
+  end
   local mark = is_living(op.records, member)
   if not mark then
     return false, 0

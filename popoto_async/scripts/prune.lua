@@ -21,14 +21,31 @@ function removers.manifests(key, _, member)
   return text and write({'HSET', key, member, text}, 'HDEL', key, member) == 1
 end
 
-removers.class, removers.deadlines = removers.m, removers.m
+removers.class, removers.deadlines, removers.list, removers.mirror = removers.m, removers.m, removers.m, removers.m
 
-operations.prune = function(_, op)
+local function is_stray(op, model, member)
+  if op.slot >= 0 and (op.kind == 'list' or op.kind == 'mirror') then
+    return not is_value(model, op.slot, op.kind, member)
+  end
+  return op.slot < 0 or not is_living(op.records, member)
+end
+
+-- Removes a member, and the value that only it had from the lists.
+local function prune(op, model, key, tail, member)
+  local remove = removers[op.kind]
+  if not is_stray(op, model, member) or not remove(key, tail, member) then
+    return 0
+  end
+  if op.slot >= 0 and (remove == removers.c or op.kind == MEMBER) then
+    listing.drop((model.indexes or indexes(model))[op.slot], tail, op.kind == MEMBER and key)
+  end
+  return 1
+end
+
+operations.prune = function(_, op, model)
   local key, removed = ARGV[op.at], {}
   for i = op.at + 1, op.at + 2 * op.n, 2 do
-    local tail, member = ARGV[i], ARGV[i + 1]
-    local stray = op.slot < 0 or not is_living(op.records, member)
-    removed[#removed + 1] = stray and removers[op.kind](key, tail, member) and 1 or 0
+    removed[#removed + 1] = prune(op, model, key, ARGV[i], ARGV[i + 1])
   end
   return {'ok', removed}
 end

@@ -56,6 +56,13 @@ local function check_member(model, after, i, key, faults)
   fault(faults, score and 'score' or 'missing', after[i], after[i + 1], score, mend)
 end
 
+local function check_lists(model, after, i, faults)
+  local slot, tail = after[i], after[i + 1]
+  for _, list in ipairs(unlisted(model.indexes[slot], tail)) do
+    fault(faults, 'unlisted', slot, tail, list, function() listing.add(model.indexes[slot], tail) end)
+  end
+end
+
 -- A place that the record is not to have, and has.
 local function check_left(model, entries, i, key, faults)
   local kind, where = place(model, entries, i)
@@ -74,6 +81,7 @@ local function check_entries(op, model, state, after, key, faults)
     else
       check_claim(op, model, after, i, key, faults)
     end
+    check_lists(model, after, i, faults)
   end
   local before = state.text and entries_of(model, state.text) or {}
   for _, suspect in ipairs(op.suspects or {}) do

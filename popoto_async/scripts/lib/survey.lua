@@ -1,5 +1,5 @@
 -- purpose: what stands on the server for a record, whatever state it is in; nothing that is read is trusted
--- defines: entries_of, is_living, occupies, deadline_of, deadlines_agree
+-- defines: entries_of, is_living, occupies, unlisted, is_value, deadline_of, deadlines_agree
 -- include: lib/writes.lua
 -- include: lib/manifest.lua
 -- include: lib/entries.lua
@@ -39,6 +39,30 @@ local function occupies(model, mark, key, slot, tail)
     end
   end
   return false
+end
+
+-- The lists that are to name the value of a tail and don't.
+local function unlisted(index, tail)
+  local found = {}
+  for _, list in ipairs(index.list and tail ~= NULL and {index.list, index.mirror or nil} or {}) do
+    local score = redis.pcall('ZSCORE', list, list == index.mirror and mirrored(tail) or tail)
+    if not is_error(score) and tonumber(score or 1) ~= 0 then
+      found[#found + 1] = list
+    end
+  end
+  return found
+end
+
+-- Whether an index has something under a text that one of its lists names.
+local function is_value(model, slot, kind, text)
+  local index = (model.indexes or indexes(model))[slot]
+  local tail = kind == 'mirror' and mirrored(text) or text
+  if tail == NULL then
+    return false
+  elseif index.kind == MEMBER then
+    return redis.call('EXISTS', index.key .. tail) == 1
+  end
+  return redis.pcall('HEXISTS', index.key, tail) ~= 0
 end
 
 -- When the hash under a key ends, in ms of 1970; nil where it doesn't. And how far off that may be.
