@@ -352,3 +352,43 @@ async def test_get_or_create_by_a_unique_field(db: Database, clean_server: Serve
     found, created = await Shop.get_or_create(email="b@x", defaults={"name": "Siam"})
     assert (found.name, created) == ("Roma", False)
     assert snapshot(clean_server) == before
+
+
+# A class that changes -------------------------------------------------------------------------------------------------
+
+
+def version(**fields: Any) -> Any:
+    """A version of one class, as two releases of a program have them."""
+    return type("Evolving", (Model,), {"__qualname__": "<locals>.Evolving", "id": KeyField(), **fields})
+
+
+async def test_slots_are_never_reused(db: Database, clean_server: Server) -> None:
+    """Two versions of a class with other indexes, in turn on the same records: each leaves the other's entries true."""
+    old = version(a=IndexedField(null=True), rank=SortedField(type=int, default=1), mail=UniqueField())
+    new = version(mail=UniqueField(), b=IndexedField(null=True), rank=SortedField(type=int, default=1))
+    slots = ["m$Index:Evolving:a:", "m$Sort:Evolving:rank", "m$Tie:Evolving:rank", "c$Uniq:Evolving:mail"]
+    await old.create(id="1", a="x", mail="1")
+    assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
+    await new.create(id="2", b="y", mail="2")
+    slots.append("m$Index:Evolving:b:")
+    assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
+
+    both = await new.load(id="1")
+    both.b, both.rank = "z", 2**60 + 1
+    await both.save()
+    assert await old.query.filter(a="x", rank=2**60 + 1).keys() == ["Evolving:1"], (
+        "an update leaves what it knows not of"
+    )
+    assert await new.query.filter(b="z").keys() == ["Evolving:1"]
+    other = await old.load(id="2")
+    other.a, other.id = "q", "3"
+    await other.save()
+    assert await new.query.filter(b="y").keys() == await old.query.filter(a="q").keys() == ["Evolving:3"]
+    await new.create(id="1", b="over", mail="3")
+    assert await old.query.filter(a="x").keys() == [], "an overwritten record goes with all that it had"
+    with pytest.raises(UniqueViolation):
+        await old.create(id="4", mail="2")
+    assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
+    for model, name in ((old, "1"), (new, "3")):
+        assert await model(id=name).delete()
+    assert set(snapshot(clean_server)) == {b"$Slots:Evolving"}

@@ -302,3 +302,25 @@ async def test_a_megabyte_found_by_nothing_but_its_key(db: Database) -> None:
     await Blob.create(id="b", text=text + "y")
     assert await Blob.query.filter(text=text).keys() == ["Blob:a"]
     assert await Blob.query.filter(text=text + "y").keys() == ["Blob:b"]
+
+
+@pytest.mark.parametrize("count", [2000, 4100])
+async def test_a_record_of_thousands_of_fields(db: Database, count: int) -> None:
+    """More than a script can pass to one command at once."""
+    names = [f"f{number}" for number in range(count)]
+    wide: Any = type(
+        "Wide",
+        (Model,),
+        {"__qualname__": "<locals>.Wide", "id": KeyField(), **{name: Field(type=int) for name in names}},
+    )
+    await wide.create(id="a", **{name: number for number, name in enumerate(names)})
+    row = await wide.load(id="a")
+    assert [getattr(row, name) for name in names] == list(range(count))
+    for name in names[1:]:
+        setattr(row, name, None)
+    row.f0 = -1
+    await row.save()
+    (found,) = await wide.query
+    assert [getattr(found, name) for name in names] == [-1] + [None] * (count - 1)
+    assert (await wide.get_or_create(id="a"))[0].f0 == -1
+    assert await found.delete()
