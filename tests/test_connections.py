@@ -180,6 +180,21 @@ async def test_named_databases(clean_server: Server) -> None:
         pass
 
 
+async def test_a_name_can_be_given_another_address(clean_server: Server) -> None:
+    first, second = (clean_server.url.replace("/0", f"/{number}") for number in (1, 2))
+    configure(databases={"archive": first})
+    await Archived.create(title="one")
+    before = database.resolve("archive")
+    configure(databases={"archive": second})
+    await Archived.create(title="two")
+    async with closing(before, database.resolve("archive")):
+        assert await Archived.query.keys() == ["Archived:two"]
+        assert clean_server.connect(db=1).exists("Archived:one")
+    configure(databases=None)
+    with pytest.raises(DatabaseError, match="configured: none"):
+        await Archived.query.count()
+
+
 async def test_a_database_that_is_not_named_is_an_error_that_names_those_that_are() -> None:
     configure(databases={"cache": "redis://h/1"})
     with pytest.raises(DatabaseError, match=r"'archive' \(configured: cache\)"):
@@ -387,6 +402,23 @@ async def test_passwords(start_server: Callable[..., Server]) -> None:
                 pass
         assert "wr0ng" not in f"{caught.value} {caught.value.__cause__}"
         assert "password" in str(caught.value.__notes__)
+
+
+async def test_a_user_without_permission(start_server: Callable[..., Server]) -> None:
+    """The server refused the call as a whole, so nothing was done, and that is what the error says."""
+    server = start_server("redis")
+    server.client.acl_setuser("ann", enabled=True, passwords=["+pw"], keys=["*"], categories=["+@all"])
+    async with connect(f"redis://ann:pw@127.0.0.1:{server.port}/0"):
+        note = await Letter.create(title="a")
+        server.client.execute_command("ACL", "SETUSER", "ann", "-evalsha", "-evalsha_ro")
+        calls: list[Callable[[], Any]] = [note.save, lambda: note.increment("n"), lambda: Letter.load(title="a")]
+        for call in calls:
+            with pytest.raises(DatabaseError, match="NOPERM") as caught:
+                await call()
+            assert not isinstance(caught.value, (OutcomeUnknown, Unavailable))
+            assert caught.value.model == "Letter"
+        server.client.execute_command("ACL", "SETUSER", "ann", "+evalsha", "+evalsha_ro")
+        assert await note.increment("n") == 1
 
 
 async def test_a_server_that_is_too_old_is_refused(clean_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

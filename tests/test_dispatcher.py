@@ -459,6 +459,15 @@ async def test_a_trace_shows_which_awaits_shared_a_round_trip(db: Database) -> N
     assert str(t).startswith("4 operations in 2 round trips")
 
 
+async def test_a_trace_keeps_so_many_operations_and_counts_the_rest(db: Database) -> None:
+    async with trace() as traced:
+        traced.limit = 3
+        for _ in range(5):
+            await Parcel.load(name="x")
+    assert (len(traced.operations), traced.dropped) == (3, 2)
+    assert str(traced).startswith("5 operations")
+
+
 async def test_a_trace_sees_the_tasks_of_its_block_and_of_inner_traces_and_no_others(db: Database) -> None:
     await known(Parcel)
     async with trace() as outer:

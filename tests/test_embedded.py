@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import redis
 from popoto_async import embedded
 from popoto_async.embedded import EmbeddedServer, folder_of
 from popoto_async.errors import PopotoError, Unavailable
+from tests.fix_processes import Spawn
 from tests.servers import until
 
 ROOT = Path(__file__).parent.parent
@@ -65,29 +65,14 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture
-def run_python() -> Iterator[Any]:
-    """Run code in a process of its own; what is left of it and its forks after the test is killed."""
-    started: list[subprocess.Popen[str]] = []
+def run_python(spawn: Spawn) -> Spawn:
+    """Run code in a process of its own."""
 
     def run(code: str) -> subprocess.Popen[str]:
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
-                start_new_session=True,
-            )
-        )
-        return started[-1]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        return spawn([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment)
 
-    yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return run
 
 
 def url_of(folder: Path) -> str:

@@ -75,6 +75,8 @@ class User(Model):
     tags = Field(type=list, null=True)
     place = GeoField(null=True)
     born = DatetimeField(null=True)
+    grade = Field(type=int, choices=(1, 2, 3), null=True)
+    even = Field(type=int, validators=[lambda value: "odd" if value % 2 else None], null=True)
 
 
 class Teammate(Model):
@@ -345,6 +347,8 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("partition missing in order", lambda: Booking.query.order_by("at"), MissingPartition),
     ("increment of a text", lambda: _with_user("increment", "note"), ValidationError),
     ("increment of a key", lambda: _with_user("increment", "name"), ValidationError),
+    ("increment of a field with choices", lambda: _with_user("increment", "grade"), ValidationError),
+    ("increment of a field with a validator", lambda: _with_user("increment", "even"), ValidationError),
     ("increment by a text", lambda: _call("increment", "age", "5"), ValidationError),
     ("increment by None", lambda: _call("increment", "age", None), ValidationError),
     ("increment by infinity", lambda: _call("increment", "score", float("inf")), ValidationError),

@@ -392,3 +392,18 @@ async def test_slots_are_never_reused(db: Database, clean_server: Server) -> Non
     for model, name in ((old, "1"), (new, "3")):
         assert await model(id=name).delete()
     assert set(snapshot(clean_server)) == {b"$Slots:Evolving"}
+
+
+async def test_manifests_about_as_long_as_stand_in_the_hash(db: Database, clean_server: Server) -> None:
+    lengths = set()
+    for length in range(30, 70):
+        record = await Shop.create(**shop("x", email="e" * length, seats=None, rating=None, place=None))
+        found = assert_true(clean_server, MODELS)
+        inline = len(found[b"Shop:x"][b"$"])
+        assert (b"$Man:Shop" in found) is (inline == 0)
+        assert inline <= 64
+        lengths.add(inline)
+        record.note = "changed"
+        await record.save()
+        assert_true(clean_server, MODELS)
+    assert {0, 64} <= lengths

@@ -294,6 +294,38 @@ async def test_hooks_around_a_delete(db: Database) -> None:
         assert await Hooked.query.count() == 0
 
 
+@pytest.mark.parametrize("hook", ["before_save", "after_save", "before_delete", "after_delete"])
+async def test_one_hook_alone_and_an_inherited_one(db: Database, hook: str) -> None:
+    called: list[str] = []
+
+    async def note(self: Any) -> None:
+        called.append(hook)
+
+    base = type("Base", (Model,), {"__qualname__": "<locals>.Base", "id": KeyField(), hook: note})
+    heir: Any = type("Heir", (base,), {"__qualname__": "<locals>.Heir"})
+    record = await heir.create(id="a")
+    await record.save()
+    await heir.create_many([{"id": "b"}])
+    await record.delete()
+    assert len(called) == (3 if "save" in hook else 1)
+
+
+async def test_a_save_that_is_overridden(db: Database) -> None:
+    class Loud(Model):
+        id = KeyField()
+        text = Field(type=str, default="")
+
+        async def save(self, *arguments: Any, **options: Any) -> bool:
+            self.text = self.text.upper()
+            return await super().save(*arguments, **options)
+
+    record = await Loud.create(id="a", text="x")
+    await Loud.create_many([{"id": "b", "text": "y"}])
+    record.text = "z"
+    await Loud.save_many([record])
+    assert await Loud.query.values("text") == [{"text": "Z"}, {"text": "Y"}]
+
+
 # Rules of values ----------------------------------------------------------------------------------------------------
 
 

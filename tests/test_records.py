@@ -31,10 +31,13 @@ from popoto_async import (
     UniqueField,
     UnknownField,
     ValidationError,
+    connect,
     trace,
     transaction,
+    using,
 )
 from tests.model_of_store import assert_true, snapshot
+from tests.proxy import FaultProxy
 from tests.servers import Server, count_commands
 
 pytestmark = pytest.mark.anyio
@@ -279,6 +282,25 @@ async def test_if_gone(db: Database, clean_server: Server) -> None:
     assert_true(clean_server, [Cafe])
 
 
+async def test_if_gone_and_back_again_meanwhile(db: Database, clean_server: Server) -> None:
+    """Deleted, and made again by somebody else between the two calls that it takes: a save of that record then."""
+    async with FaultProxy(clean_server) as proxy, connect(proxy.url):
+        record = await Cafe.create(**cafe(cuisine="Thai"))
+        with using(db):
+            await (await must(Cafe.load(name="Siam"))).delete()
+        record.seats = 5
+        held = proxy.hold_reply(command="EVALSHA")
+        saving = asyncio.create_task(record.save(if_gone="create"))
+        await held.happened()
+        with using(db):
+            await Cafe.create(**cafe(cuisine="Greek", price=Decimal(3)))
+        held.release()
+        assert await saving
+    stored = await must(Cafe.load(name="Siam"))
+    assert (stored.seats, stored.cuisine, stored.price) == (5, "Greek", Decimal(3))
+    assert_true(clean_server, [Cafe])
+
+
 async def test_a_stale_version_and_its_way_out(db: Database) -> None:
     await Page.create(id="a")
     one, two = await must(Page.load(id="a")), await must(Page.load(id="a"))
@@ -290,6 +312,21 @@ async def test_a_stale_version_and_its_way_out(db: Database) -> None:
     one.text = "again"
     with pytest.raises(StaleRecord):
         await one.save()
+
+
+async def test_a_version_is_none_that_an_earlier_record_of_the_key_had(db: Database) -> None:
+    for again in (lambda: Page.create(id="a"), lambda: _deleted_and_created(Page(id="a"))):
+        await Page.create(id="a")
+        stale = await must(Page.load(id="a"))
+        await again()
+        stale.text = "of another record"
+        with pytest.raises(StaleRecord):
+            await stale.save()
+
+
+async def _deleted_and_created(record: Any) -> None:
+    assert await record.delete()
+    await record.save()
 
 
 async def test_an_immutable_key(db: Database) -> None:
@@ -371,6 +408,10 @@ async def test_equality(db: Database) -> None:
     assert len({unsaved, Cafe(**cafe())}) == 2
     assert unsaved != record
     assert await Page.create(id="x") != await Guarded.create(id="x")
+    twins = [type("Twin", (Model,), {"__qualname__": "<locals>.Twin", "id": KeyField()}) for _ in range(2)]
+    one, two = [await twin.create(id="x") for twin in twins]
+    assert one.db_key == two.db_key
+    assert one != two, "records of two classes"
 
 
 async def test_to_dict_and_a_hidden_key(db: Database) -> None:

@@ -408,6 +408,10 @@ async def test_the_default_order(db: Database) -> None:
     assert await Item.query.filter(size__gte=2).filter(sold=True).keys() == by_size
     assert await Item.query.filter(sold=True).filter(size__gte=2, size__lt=10**30).keys() == by_size
     assert await Item.query.filter((Item.size >= 2) & Item.sold.in_([True])).keys() == by_size
+    exact = {key: row for key, row in ROWS.items() if row["size"] == BIG + 2 and row["moment"] >= MOMENT}
+    assert len(exact) == 20
+    by_moment = await Item.query.filter(size=BIG + 2, moment__gte=MOMENT).keys()
+    assert by_moment == await Item.query.filter(moment__gte=MOMENT, size=BIG + 2).keys() == ordered(exact, ["moment"])
     assert await Item.query.filter(size__gte=2, sold=True, shop="a").filter(price__gte=Decimal(-1)).keys() == [
         key for key in by_key if ROWS[key]["shop"] == "a"
     ]
@@ -420,7 +424,8 @@ async def test_a_range_within_one_score_is_a_range(db: Database) -> None:
     values = [(1, FAR, "2"), (2, FAR - timedelta(0, 0, 1), "1"), (3, FAR, "0.5")]
     for number, moment, price in values:
         await Item.create(shop="a", number=number, code=f"c{number}", moment=moment, price=Decimal(price))
-    assert await Item.query.filter(shop="a", price__lt=Decimal(3), **close).keys() == ["Item:a:1", "Item:a:2", "Item:a:3"]
+    of_a = Item.query.filter(shop="a", price__lt=Decimal(3))
+    assert await of_a.filter(**close).keys() == ["Item:a:1", "Item:a:2", "Item:a:3"]
     assert await Item.query.filter(shop="a", price__lt=Decimal(3), moment=FAR).keys() == ["Item:a:3", "Item:a:1"]
     assert await Item.query.filter(**close).keys() == ["Item:a:2", "Item:a:1", "Item:a:3"]
 

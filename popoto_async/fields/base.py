@@ -319,16 +319,19 @@ class Field(Attr[TextT], Declared):
 
     def violation(self, value: Any, owner: str, key: str) -> UniqueViolation:
         """The error of a claim that another record holds."""
-        message = f"Uniqueness violation on {self.model}.{self.name}: value {shorten(value)} is already taken"
         return UniqueViolation(
-            message,
+            self.taken(shorten(value)),
             model=self.model,
             field=self.name,
             value=value,
             key=key,
             owner=owner,
-            hint=f"it belongs to {owner!r}; choose another value, or change or delete that record",
+            hint=f"it belongs to {owner!r}; choose another value, or load and change that record",
         )
+
+    def taken(self, shown: str) -> str:
+        """What the error of a taken value says."""
+        return f"Uniqueness violation on {self.model}.{self.name}: value {shown} is already taken"
 
     # Queries -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from popoto_async.errors import UniqueViolation, shorten
 from popoto_async.fields.base import Field
 from popoto_async.fields.indexed_field import IndexedField, UniqueField
 from popoto_async.plan import Entry, Index, KeyIs, Nothing, Test
@@ -60,15 +59,6 @@ class UniqueKeyField(UniqueField[TextT]):
     is_key = True
     kind = STRICT_CLAIM
 
-    def violation(self, value: Any, owner: str, key: str) -> UniqueViolation:
-        """The error of a value that another record holds."""
-        message = f"UniqueKeyField '{self.name}' value {shorten(value)} already exists"
-        return UniqueViolation(
-            message,
-            model=self.model,
-            field=self.name,
-            value=value,
-            key=key,
-            owner=owner,
-            hint=f"it belongs to {owner!r}; load and change that record, or choose another value",
-        )
+    def taken(self, shown: str) -> str:
+        """What the error of a taken value says."""
+        return f"UniqueKeyField '{self.name}' value {shown} already exists"
