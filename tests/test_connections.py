@@ -33,6 +33,7 @@ from popoto_async import (
     connect,
     database,
     using,
+    wire,
 )
 from popoto_async.wire import Clock, address, shown
 from tests.proxy import FaultProxy
@@ -215,6 +216,9 @@ async def test_a_namespace_stands_before_every_key(clean_server: Server) -> None
         note = await Letter.create(title="a")
         await note.expire_in(1000)
         assert note.db_key.redis_key == "app:Letter:a"
+        during = clean_server.client.keys("*")
+        assert any(b"$Lane:" in key for key in during)
+        assert {key.split(b":")[0] for key in during} == {b"app"}
     assert {key.split(b":")[0] for key in dump(clean_server)} == {b"app"}
     async with connect(clean_server.url, namespace="other"):
         assert await Letter.query.count() == 0
@@ -422,6 +426,7 @@ async def test_a_user_without_permission(start_server: Callable[..., Server]) ->
 
 
 async def test_a_server_that_is_too_old_is_refused(clean_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wire.SUPPORTED == {"redis": (6, 2), "valkey": (7, 2)}
     monkeypatch.setattr("popoto_async.wire.SUPPORTED", {"redis": (99, 1), "valkey": (99, 1)})
     with pytest.raises(DatabaseError, match=rf"is {clean_server.kind} .*; 99\.1 or newer is needed"):
         async with connect(clean_server.url):
@@ -890,3 +895,8 @@ async def test_times_are_the_servers(clean_server: Server) -> None:
     slack = 0.05  # half of the round trip in which the clock was read
     seconds = [clock[0] + clock[1] / 1e6 for clock in (before, after)]
     assert seconds[0] - slack <= stamped.at.timestamp() <= seconds[1] + slack
+    async with connect(clean_server.url) as db:
+        now, another_time = asyncio.get_running_loop().time(), 1e9
+        db.session().dispatcher.clock.learn(another_time, now, now, afresh=True)
+        stamped = await Stamped.create(title="b")
+    assert 0 <= stamped.at.timestamp() - another_time < 60, "as the server told it, whatever this machine thinks"

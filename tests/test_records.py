@@ -315,9 +315,10 @@ async def test_a_stale_version_and_its_way_out(db: Database) -> None:
 
 
 async def test_a_version_is_none_that_an_earlier_record_of_the_key_had(db: Database) -> None:
-    for again in (lambda: Page.create(id="a"), lambda: _deleted_and_created(Page(id="a"))):
-        await Page.create(id="a")
-        stale = await must(Page.load(id="a"))
+    ways = {"over": lambda: Page.create(id="over"), "anew": lambda: _deleted_and_created(Page(id="anew"))}
+    for name, again in ways.items():
+        await Page.create(id=name)
+        stale = await must(Page.load(id=name))
         await again()
         stale.text = "of another record"
         with pytest.raises(StaleRecord):
