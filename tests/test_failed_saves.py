@@ -46,7 +46,7 @@ class Diner(Model):
     name: str = KeyField()
     branch: int = KeyField(default=1)
     email: str = UniqueField()
-    cuisine: str | None = IndexedField()
+    cuisine: str | None = IndexedField(suffixes=True)
     seats: int = SortedField(default=2**60)
     rating: float | None = SortedField(null=True, partition_by="cuisine")
     place = GeoField()

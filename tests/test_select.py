@@ -278,6 +278,9 @@ QUESTIONS = [
     Asked(Item, (("shop", "eq", "a"), ("number", "eq", 4))),
     Asked(Item, (("code", "in", ["c1", "c2", "gone"]),)),
     Asked(Item, (("shop", "eq", "b"), ("part", "eq", 3))),
+    Asked(Item, (("code", "startswith", "c1"), ("size", "gte", 1)), ("-size",), 3),
+    Asked(Item, (("colour", "contains", "e"), ("shop", "endswith", "a"))),
+    Asked(Item, (("shop", "startswith", "b"), ("code", "contains", "2"))),
 ]
 
 

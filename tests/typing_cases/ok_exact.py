@@ -90,6 +90,7 @@ assert_type(Restaurant.cuisine != "Thai", Not)
 assert_type(Restaurant.nick.isnull(), Condition)
 assert_type(Restaurant.opened >= datetime.now(UTC), Condition)
 assert_type(Restaurant.cuisine.in_(["Thai", "Lao"]), Condition)
+assert_type(Restaurant.cuisine.startswith("Th") | Restaurant.nick.contains("x"), Or)
 assert_type((Restaurant.rating >= 4) & ~(Restaurant.cuisine == "Thai") | (Restaurant.visits > 3), Or)
 
 visit = Visit(place=(40.74, -73.98))
