@@ -155,6 +155,8 @@ class Flight(asyncio.Future[T]):
     def fail(self, error: BaseException) -> None:
         """The request was not carried out, as far as is known."""
         self._ticket = None
+        if isinstance(error, PopotoError) and error.model is None:
+            error.model = self._whose
         if self._request is not None:
             self._request.withdraw()
         if not self.done():
@@ -173,11 +175,12 @@ class Flight(asyncio.Future[T]):
             self.set_exception(
                 OutcomeUnknown(
                     f"{self._name}: no outcome within {seconds}; it may yet be carried out",
+                    model=self._whose,
                     hint="load the record to see what is stored before you do it again",
                 )
             )
         else:
-            self.set_exception(TimedOut(f"{self._name}: no answer within {seconds}"))
+            self.set_exception(TimedOut(f"{self._name}: no answer within {seconds}", model=self._whose))
 
     # Waiting -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +220,7 @@ class Flight(asyncio.Future[T]):
 
     def _refuse(self) -> NoReturn:
         self._started = True
-        raise NotAwaited(f"{self._name}(…) was not awaited", hint=f"write: await {self._name}(…)")
+        raise NotAwaited(f"{self._name}(…) was not awaited", model=self._whose, hint=f"write: await {self._name}(…)")
 
     def __bool__(self) -> bool:
         self._refuse()

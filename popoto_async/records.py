@@ -276,10 +276,13 @@ def _corrupt(schema: Schema, key: str, state: State, outcome: Outcome, binding: 
 
 
 def _declined(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    name, raw = _text(outcome[2]), outcome[1]
     return CorruptRecord(
-        f"{schema.model}: {key!r} holds {_text(outcome[1])}, to which nothing can be added exactly",
+        f"{schema.model}.{name}: {key!r} holds {shorten(raw)}, to which nothing can be added exactly",
         model=schema.model,
+        field=name,
         key=key,
+        value=raw,
         hint="assign the value and save() it instead",
     )
 

@@ -335,6 +335,7 @@ async def test_a_queue_that_stays_full_is_overload(clean_server: Server) -> None
         outcomes = await asyncio.gather(*too_many, return_exceptions=True)
         assert isinstance(outcomes[0], asyncio.CancelledError)
         assert {type(outcome) for outcome in outcomes[1:]} == {Overloaded}
+        assert {outcome.model for outcome in outcomes[1:]} == {"Parcel"}
         assert "queue_timeout" in str(outcomes[1].__notes__)
         held.release()
         await asyncio.gather(first, *fitting)

@@ -519,8 +519,9 @@ async def test_what_is_stored_and_can_not_be_read_is_told_where_it_is_read(db: D
     with pytest.raises(CorruptRecord) as caught:
         _ = loaded.score
     assert (caught.value.model, caught.value.field, caught.value.key) == ("User", "score", "User:x")
-    with pytest.raises(CorruptRecord):
+    with pytest.raises(CorruptRecord) as caught:
         await user.increment("score")
+    assert (caught.value.field, caught.value.key, caught.value.value) == ("score", "User:x", b"\xff")
     with pytest.raises(CorruptRecord) as caught:
         await User.query.values("name", "score")
     assert (caught.value.model, caught.value.field, caught.value.key) == ("User", "score", "User:x")

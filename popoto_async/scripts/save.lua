@@ -1,7 +1,7 @@
 -- purpose: store a record and move it to the entries its values imply, or change nothing
 -- keys: the record, the index keys named by its old and new entries, $Class, $Man, $Exp
 -- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values
--- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined
+-- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined value field
 -- include: lib/expiry.lua
 -- include: lib/slots.lua
 
@@ -89,7 +89,7 @@ local function entries_of(op, old, from)
     local incremented, computed_entries = arithmetic()
     value, computed = incremented(op, from), computed_entries
     if not value then
-      return nil, nil, nil, nil, {'declined', redis.call('HGET', from, op.add.field)}
+      return nil, nil, nil, nil, {'declined', redis.call('HGET', from, op.add.field), op.add.field}
     end
   end
   local before = cmsgpack.unpack(old.text)
