@@ -32,6 +32,7 @@ from popoto_async.errors import (
     UnknownField,
     ValidationError,
 )
+from popoto_async.events import DeadLetter, Event
 from popoto_async.expressions import Attr
 from popoto_async.fields.auto_key_field import AutoKeyField
 from popoto_async.fields.base import Field
@@ -55,8 +56,11 @@ from popoto_async.fields.shortcuts import (
     TupleField,
 )
 from popoto_async.fields.sorted_field import SortedField, SortedKeyField
+from popoto_async.groups import Delivery, EventGroup
 from popoto_async.model import Model
+from popoto_async.pubsub import Message, Publisher, Subscriber
 from popoto_async.query import Query, UnindexedFilterWarning
+from popoto_async.streams import EventStream, EventStreamMixin
 from popoto_async.tracing import Stats, Trace, trace, unbatched
 from popoto_async.transactions import transaction
 from popoto_async.utils.mixins.timestampable import Timestampable
@@ -81,10 +85,16 @@ __all__ = [
     "DatabaseError",
     "DateField",
     "DatetimeField",
+    "DeadLetter",
     "DecimalField",
     "DefinitionError",
+    "Delivery",
     "DictField",
     "EmbeddingError",
+    "Event",
+    "EventGroup",
+    "EventStream",
+    "EventStreamMixin",
     "Field",
     "FloatField",
     "GeoField",
@@ -93,6 +103,7 @@ __all__ = [
     "InvalidLookup",
     "KeyField",
     "ListField",
+    "Message",
     "MissingPartition",
     "Model",
     "ModelException",
@@ -105,6 +116,7 @@ __all__ = [
     "Overloaded",
     "PopotoError",
     "ProtectedRecord",
+    "Publisher",
     "Query",
     "QueryException",
     "RecordGone",
@@ -116,6 +128,7 @@ __all__ = [
     "StaleRecord",
     "Stats",
     "StringField",
+    "Subscriber",
     "Summary",
     "TimeField",
     "TimedOut",

@@ -227,6 +227,11 @@ class Database:
                 server, self._server, self._address = self._server, None, None
                 await asyncio.to_thread(server.stop)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed for good."""
+        return self._over
+
     async def end(self) -> None:
         """Close it for good."""
         self._over = True

@@ -17,7 +17,7 @@ from popoto_async.expressions import Attr, Order, parse_order
 from popoto_async.fields.auto_key_field import AutoKeyField
 from popoto_async.fields.base import Field
 from popoto_async.fields.composite import composite_indexes
-from popoto_async.schema import Options, Schema, build_schema
+from popoto_async.schema import Events, Options, Schema, build_schema
 
 RESERVED = frozenset(
     "defaults if_exists limit offset order_by query values "
@@ -31,6 +31,12 @@ RESERVED = frozenset(
 META = frozenset(
     {"order_by", "ttl", "abstract", "name", "database", "unique_together", "indexes", "versioned", "immutable_key"}
 )
+STREAM_VALUES = ("changed", "all", "none")
+"""What an entry of a model's stream can hold of the record."""
+
+MOST_STREAMED = 3000
+"""Fields that one entry of a stream can tell of."""
+
 _OWN = frozenset({"abstract", "name"})
 """Options of `Meta` that a subclass does not inherit."""
 
@@ -55,6 +61,8 @@ def declare(cls: type) -> Schema:
         fields = {"_auto_key": AutoKeyField().bind(model, "_auto_key"), **fields}
     for name, value in {**fields, "_declared": own}.items():
         setattr(cls, name, value)
+    if options.events is not None and len(fields) > MOST_STREAMED:
+        raise DefinitionError(f"{model}: a stream takes records of at most {MOST_STREAMED} fields", model=model)
     raw = _meta_values(cls)
     composites = composite_indexes(model, raw.get("indexes"), raw.get("unique_together"), fields)
     for order in options.order_by:
@@ -205,7 +213,26 @@ def _meta(cls: type) -> Options:
         database=values.get("database"),
         versioned=values.get("versioned", False),
         immutable_key=values.get("immutable_key", False),
+        events=_events(cls),
     )
+
+
+def _events(cls: Any) -> Events | None:
+    """What `EventStreamMixin` and its options say."""
+    limit, values = getattr(cls, "_stream_max_length", None), getattr(cls, "_stream_values", None)
+    if limit is None and values is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit < 2**53:
+        raise DefinitionError(
+            f"{cls.__name__}: _stream_max_length must be a positive number of entries, not {shorten(limit)}",
+            model=cls.__name__,
+        )
+    if values not in STREAM_VALUES:
+        raise DefinitionError(
+            f"{cls.__name__}: _stream_values is {' or '.join(map(repr, STREAM_VALUES))}, not {shorten(values)}",
+            model=cls.__name__,
+        )
+    return Events(limit, values)
 
 
 def _orders(model: str, declared: Any) -> tuple[Order, ...]:

@@ -65,6 +65,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class PopotoError(Exception):
     """Anything this library raises."""
 
+    step: int | None = None
+    """The number of the step of a transaction that failed, from 1."""
+
     def __init__(
         self,
         message: str,

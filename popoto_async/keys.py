@@ -19,6 +19,7 @@ COMPUTED = "\x01"
 
 _SPECIAL = re.compile(r"[%:{}\x00-\x1f\x7f]")
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
+_GLOB = re.compile(r"[*?\[\]^\\]")
 _TABLE = {code: f"%{code:02X}" for code in [*range(0x20), 0x7F, *map(ord, "%:{}")]}
 
 
@@ -62,6 +63,16 @@ class ModelKeys(NamedTuple):
         """The key of a record from its escaped parts."""
         return self.records + ":".join(parts)
 
+    @property
+    def stream(self) -> str:
+        """Where the entries of the model's writes stand."""
+        return f"{self.prefix}$Stream:{self.records[len(self.prefix) : -1]}"
+
+    @property
+    def dead_letters(self) -> str:
+        """Where entries stand that no consumer could handle."""
+        return f"{self.stream}:dead"
+
     def index_prefix(self, name: str, *, tailed: bool) -> str:
         """The prefix of an index named `Kind:field…`; with `tailed`, ready for a tail to be appended."""
         kind, _, rest = name.partition(":")
@@ -89,6 +100,17 @@ def record_parts(key: str, name: str, count: int) -> list[str] | None:
     head, *parts = key.rsplit(":", count)
     space, _, model = head.rpartition(":")
     return parts if model == escape(name) and ":" not in space and len(parts) == count else None
+
+
+def channel(namespace: str | None, name: str) -> str:
+    """A channel under a namespace. Channels are no keys: what other programs call them, they are called here."""
+    return f"{escape(namespace)}:{name}" if namespace else name
+
+
+def channel_pattern(namespace: str | None, pattern: str) -> str:
+    """A pattern of channels under a namespace, whose own text matches itself alone."""
+    own = _GLOB.sub(r"\\\g<0>", channel(namespace, ""))
+    return own + pattern
 
 
 def lane_key(namespace: str | None, lane: str) -> str:

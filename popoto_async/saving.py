@@ -147,13 +147,13 @@ def increment(schema: Schema, state: State, name: str, by: Any, timeout: float |
     """Add to a number on the server; the sum, which the instance has then too."""
 
     def prepare(now: float) -> Update:
-        add = _addition(schema, state, name, by)
+        add = addition(schema, state, name, by)
         return Update(schema, state, now, names=frozenset(), timing=timing(schema), add=add)
 
     return fly(schema.model, "increment", database_of(schema), prepare, ADMISSION, timeout)
 
 
-def _addition(schema: Schema, state: State, name: str, by: Any) -> Addition:
+def addition(schema: Schema, state: State, name: str, by: Any) -> Addition:
     """A number to add, checked."""
     known_fields(schema, (name,))
     field = schema.fields[name]

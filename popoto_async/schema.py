@@ -19,6 +19,13 @@ LISTED = "\t"
 """Stands in a line of the slot table before each key that lists the index's values; no key contains it."""
 
 
+class Events(msgspec.Struct, frozen=True):
+    """What the stream of a model's writes holds: about `limit` entries, each with these `values`."""
+
+    limit: int
+    values: str
+
+
 class Options(msgspec.Struct, frozen=True):
     """What `class Meta` said."""
 
@@ -29,6 +36,7 @@ class Options(msgspec.Struct, frozen=True):
     database: str | None = None
     versioned: bool = False
     immutable_key: bool = False
+    events: Events | None = None
 
 
 class Referrer(msgspec.Struct, frozen=True):
@@ -162,7 +170,12 @@ class Binding:
             "versioned": schema.options.versioned,
             "fields": schema.columns,
         }
-        self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), (self.keys.klass, *lines))
+        events = schema.options.events
+        if events is not None:
+            wire["events"] = {"key": self.keys.stream, "limit": events.limit, "values": events.values}
+        self.layout = Layout(
+            schema.model, self.keys.klass, msgspec.msgpack.encode(wire), (self.keys.klass, events, *lines)
+        )
 
     def other(self, schema: Schema) -> Binding:
         """The keys of a model that relations lead to or come from; its slots may be others on the server.

@@ -410,6 +410,28 @@ def assert_true(server: Server, models: Iterable[type[Model]], rows: Mapping[typ
     return found
 
 
+# Streams -------------------------------------------------------------------------------------------------------------
+
+
+def replayed(entries: Any, model: type[Model]) -> Rows:
+    """The rows that the entries of a model's stream come to, from the first to the last."""
+    fields: Mapping[str, Field[Any]] = model._meta.fields
+    found: Rows = {}
+    for _, entry in entries:
+        words = {name.decode(): raw for name, raw in entry.items()}
+        key, operation = words["key"].decode(), words["op"]
+        row = found.pop(words["from"].decode() if "from" in words else key, None)
+        if operation == b"delete":
+            continue
+        assert words["v"] == b"1"
+        assert (operation == b"update") <= (row is not None), "an update of a record that the stream never created"
+        base = dict.fromkeys(fields) if operation == b"create" or row is None else row
+        set_to_null = {word[1:]: None for word in words if word.startswith("-")}
+        written = {word[1:]: read_text(fields[word[1:]].type, raw) for word, raw in words.items() if word[0] == "="}
+        found[key] = {**base, **set_to_null, **written}
+    return found
+
+
 # Queries -------------------------------------------------------------------------------------------------------------
 
 RADIUS = 6372797.560856

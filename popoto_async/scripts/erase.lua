@@ -98,6 +98,7 @@ local function erase_whole(call, op, doomed, nulls)
   end
   settle_references(later, call)
   for _, key in ipairs(gone) do
+    tell_deleted(call, op.graph[doomed[key]].m, key)
     redis.call('DEL', key)
   end
 end
@@ -180,6 +181,7 @@ local function erase_part(call, op)
       if take_out(node, key) then
         sweep(node.m, key)
       else
+        tell_deleted(call, node.m, key)
         redis.call('DEL', key)
       end
       undo = {}
@@ -201,6 +203,10 @@ operations.erase = function(call, op, model)
       remove_record(model, op.key, old)
     end
     return {'ok', 0}
+  end
+  local refusal = unheard(op.graph)
+  if refusal then
+    return refusal
   elseif op.cursor then
     return erase_part(call, op)
   end

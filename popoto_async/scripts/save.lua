@@ -4,6 +4,7 @@
 -- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined value field
 -- include: lib/expiry.lua
 -- include: lib/slots.lua
+-- include: lib/streams.lua
 
 -- `unpack` stops near 8,000 values.
 local HASH_ARGUMENTS = 4000
@@ -140,6 +141,12 @@ operations.save = function(call, op, model)
     end
   end
 
+  local stream = streams(model)
+  local unheard = stream and stream.refusal(model)
+  if unheard then
+    return unheard
+  end
+
   local old, target = record.old, record.target
   local expires = record.known and run('ZSCORE', model.exp, from)
   local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl)) or
@@ -180,6 +187,9 @@ operations.save = function(call, op, model)
     end_record(call, model, key, deadline)
   elseif expires then
     redis.call('PERSIST', key)
+  end
+  if stream then
+    stream.saved(call, model, op, version, value)
   end
   return {'ok', version, value or false}
 end

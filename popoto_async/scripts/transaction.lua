@@ -4,25 +4,45 @@
 -- reply: ok outcomes | failed index outcome
 -- include: lib/main.lua
 
-operations.transaction = function(call, op, model)
-  local outcomes = {}
-  for i, step in ipairs(op.ops) do
-    for _, key in ipairs({step.from or step.key, step.from and step.key}) do
-      local copy = redis.call('DUMP', key)
-      local deadline = run('ZSCORE', call.models[step.m].exp, key)
-      undo[#undo + 1] = copy and {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'} or {'DEL', key}
+operations.transaction = function(call, op)
+  local step = 0
+
+  local function remember(key, model)
+    local copy = redis.call('DUMP', key)
+    local deadline = run('ZSCORE', model.exp, key)
+    undo[#undo + 1] = copy and {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'} or {'DEL', key}
+  end
+
+  -- The outcomes of all steps, or that of the step which failed.
+  local function carry_out()
+    local outcomes = {}
+    for i, one in ipairs(op.ops) do
+      step = i
+      local model = call.models[one.m]
+      one.together = true
+      remember(one.from or one.key, model)
+      if one.from then
+        remember(one.key, model)
+      end
+      local outcome = operations[one.op](call, one, model)
+      if outcome[1] ~= 'ok' then
+        return nil, outcome
+      end
+      outcomes[i] = outcome
     end
-    step.together = true
-    local done, outcome = pcall(operations[step.op], call, step, call.models[step.m])
-    if not done then
-      rollback()
-      return {'failed', i, failure(outcome)}
-    end
-    if outcome[1] ~= 'ok' then
-      rollback()
-      return {'failed', i, outcome}
-    end
-    outcomes[i] = outcome
+    return outcomes
+  end
+
+  call.held = {}
+  local done, outcomes, failed = pcall(carry_out)
+  local held = call.held
+  call.held = nil
+  if not done or failed then
+    rollback()
+    return {'failed', step, failed or failure(outcomes)}
+  end
+  for _, entry in ipairs(held) do
+    redis.call(unpack(entry))
   end
   return {'ok', outcomes}
 end

@@ -1,6 +1,7 @@
 -- purpose: changing records because of what they refer to
--- defines: MOST_REFERRERS, slot_of, names_of, refer, refer_later, referred, settle_references, remember_hash
+-- defines: MOST_REFERRERS, slot_of, names_of, refer, refer_later, referred, settle_references, remember_hash, unheard, tell_deleted
 -- include: lib/expiry.lua
+-- include: lib/streams.lua
 
 -- A graph is a list of nodes {m = model, name, refs}, the first for the record in question. Each of `refs` is a relation
 -- that leads to the node's records: {n = node of the records that refer, rel, f, act, parts}; `parts` says where the key
@@ -102,9 +103,15 @@ local function settle_references(later, call)
         redis.call('HDEL', key, field)
       end
     end
+    local version
     if change.m.versioned then
-      local version = redis.call('HGET', key, '$v')
-      redis.call('HSET', key, '$v', string.format('%.0f', version and tonumber(version) + 1 or call.micros))
+      version = redis.call('HGET', key, '$v')
+      version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
+      redis.call('HSET', key, '$v', version)
+    end
+    local stream = streams(change.m)
+    if stream then
+      stream.changed(call, change.m, key, version, change.sets)
     end
   end
 end
@@ -116,6 +123,24 @@ local function refer(call, m, ref, key, to)
   settle_references(later, call)
   undo = {}
   return done
+end
+
+-- The outcome that tells of a stream whose key holds something else, if there is one.
+local function unheard(graph)
+  for _, node in ipairs(graph) do
+    local stream = streams(node.m)
+    local refusal = stream and stream.refusal(node.m)
+    if refusal then
+      return refusal
+    end
+  end
+end
+
+local function tell_deleted(call, m, key)
+  local stream = streams(m)
+  if stream then
+    stream.deleted(call, m, key)
+  end
 end
 
 -- What brings a hash back as it was, for operations of a transaction.
