@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from popoto_async import (
     RecordGone,
     SortedField,
     UniqueField,
+    UniqueKeyField,
     ValidationError,
     transaction,
 )
@@ -388,6 +390,42 @@ async def test_a_transaction(db: Database, clean_server: Server) -> None:
     assert (moved.db_key.redis_key, gone.is_saved) == ("Item:elsewhere", False)
     assert (await Item.query.get_or_raise(name="elsewhere")).kind == "as it is when the block ends"
     assert_true(clean_server, [Item, Other])
+
+
+class Versioned(Model):
+    code = UniqueKeyField()
+    text = IndexedField(default="")
+
+    class Meta:
+        versioned = True
+
+
+STEPS = ["save", "delete"]
+
+
+@pytest.mark.parametrize("steps", [pair for n in (2, 3) for pair in itertools.product(STEPS, repeat=n)], ids="-".join)
+@pytest.mark.parametrize("start", ["new", "stored", "renamed"])
+async def test_one_instance_several_times_in_a_transaction(
+    db: Database, clean_server: Server, start: str, steps: tuple[str, ...]
+) -> None:
+    """What was asked for last is what happens."""
+    await Versioned.create(code="bystander")
+    record = Versioned(code="a", text="x") if start == "new" else await Versioned.create(code="a", text="x")
+    if start == "renamed":
+        record.code = "b"
+    async with transaction() as tx:
+        for verb in steps:
+            getattr(tx, verb)(record)
+        record.text = "y"
+    assert record.is_saved is (steps[-1] == "save")
+    key = "Versioned:b" if start == "renamed" else "Versioned:a"
+    found = await Versioned.query.filter(text="y").keys()
+    assert found == ([key] if record.is_saved else [])
+    assert await Versioned.query.count() == 1 + len(found)
+    assert_true(clean_server, [Versioned])
+    if record.is_saved:
+        record.text = "z"
+        assert await record.save(), "and the instance knows its version"
 
 
 async def test_a_transaction_that_is_left_by_an_error_sends_nothing(db: Database, clean_server: Server) -> None:
