@@ -366,11 +366,12 @@ async def test_slots_are_never_reused(db: Database, clean_server: Server) -> Non
     """Two versions of a class with other indexes, in turn on the same records: each leaves the other's entries true."""
     old = version(a=IndexedField(null=True), rank=SortedField(type=int, default=1), mail=UniqueField())
     new = version(mail=UniqueField(), b=IndexedField(null=True), rank=SortedField(type=int, default=1))
-    slots = ["m$Index:Evolving:a:", "m$Sort:Evolving:rank", "m$Tie:Evolving:rank", "c$Uniq:Evolving:mail"]
+    slots = ["m$Index:Evolving:a:\t$Val:Evolving:a", "m$Sort:Evolving:rank", "m$Tie:Evolving:rank"]
+    slots.append("c$Uniq:Evolving:mail\t$Val:Evolving:mail")
     await old.create(id="1", a="x", mail="1")
     assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
     await new.create(id="2", b="y", mail="2")
-    slots.append("m$Index:Evolving:b:")
+    slots.append("m$Index:Evolving:b:\t$Val:Evolving:b")
     assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
 
     both = await new.load(id="1")
@@ -385,7 +386,9 @@ async def test_slots_are_never_reused(db: Database, clean_server: Server) -> Non
     await other.save()
     assert await new.query.filter(b="y").keys() == await old.query.filter(a="q").keys() == ["Evolving:3"]
     await new.create(id="1", b="over", mail="3")
-    assert await old.query.filter(a="x").keys() == [], "an overwritten record goes with all that it had"
+    assert await old.query.filter(a__startswith="x").keys() == await old.query.filter(a="x").keys() == [], (
+        "an overwritten record goes with all that it had"
+    )
     with pytest.raises(UniqueViolation):
         await old.create(id="4", mail="2")
     assert clean_server.client.get("$Slots:Evolving").decode().split("\n") == slots
