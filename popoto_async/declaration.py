@@ -28,6 +28,9 @@ RESERVED = frozenset(
 """Names that no field may have: options of calls, and the public attributes of `Model`. Closed: later verbs go to
 `Model.query`, so that no release takes a name that people use."""
 
+MOST_FIELDS = 7000
+"""Fields of one model. A Lua script can hand about 8,000 arguments to one command."""
+
 META = frozenset(
     {"order_by", "ttl", "abstract", "name", "database", "unique_together", "indexes", "versioned", "immutable_key"}
 )
@@ -57,6 +60,10 @@ def declare(cls: type) -> Schema:
                 raise DefinitionError(
                     f"{model}: field {name}_{parameter} has the name of a lookup of {name}", model=model, field=name
                 )
+    if len(fields) > MOST_FIELDS:
+        raise DefinitionError(
+            f"{model} has {len(fields)} fields, and {MOST_FIELDS} is the most", model=model, hint="use a DictField"
+        )
     if not any(field.is_key for field in fields.values()):
         fields = {"_auto_key": AutoKeyField().bind(model, "_auto_key"), **fields}
     for name, value in {**fields, "_declared": own}.items():

@@ -476,3 +476,8 @@ def test_a_class_replaces_the_one_it_was_declared_after() -> None:
 
     first, second = declare("1"), declare("2")
     assert (first().text, second().text) == ("1", "2")
+
+
+def test_more_fields_than_one_command_can_read_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="Wide has 7001 fields, and 7000 is the most"):
+        type("Wide", (Model,), {f"f{number}": Field() for number in range(7001)})
