@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from popoto_async.errors import ModelException, ValidationError, shorten
+from popoto_async.fields.relationship import relations
 from popoto_async.plan import Operation, Outcome
-from popoto_async.planning.relations import plan_erase
+from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
 from popoto_async.records import State, encode, failure, stored_values
 from popoto_async.schema import Binding, Schema
@@ -76,7 +77,7 @@ class Change:
             self.withdraw()
             raise
 
-    def _remember(self, stored: dict[str, bytes], version: bytes | None) -> None:
+    def _remember(self, stored: Mapping[str, bytes | None], version: bytes | None) -> None:
         state = self.state
         state["_key"], state["_stored"] = self.key, stored
         state.pop("_corrupt", None)
@@ -119,9 +120,10 @@ class Insert(Change):
     def plan(self, binding: Binding) -> Operation:
         """Every field and every entry."""
         self.key = binding.record_key(self.state)
-        return plan_insert(
+        insert = plan_insert(
             binding, self.key, self.state, self.encoded, if_exists=self.if_exists, timing=self.timing, found=self.found
         )
+        return with_references(binding, insert) if self.schema.referrers else insert
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a stored one."""
@@ -147,11 +149,13 @@ class Update(Change):
         stamped = self._stamp(now, inserting=False)
         names = names if names is None else names | stamped
         encoded = self._encode(names)
-        stored = state["_stored"]
+        stored, partial = state["_stored"], "_stub" in state  # of which what was assigned is known to be different
         self.changed = {
             name: encoded.get(name)
             for name in schema.fields
-            if (names is None or name in names) and name in state and encoded.get(name) != stored.get(name)
+            if (names is None or name in names)
+            and name in state
+            and (encoded.get(name) != stored.get(name) or (partial and name not in stored))
         }
         self.origin = self.key
         self.if_exists, self.timing, self.add = if_exists, timing, add
@@ -181,7 +185,7 @@ class Update(Change):
         """The changed fields, the entries they touch, and the move to another key where the key changed."""
         if self.moves:
             self.key = binding.record_key(self.values)
-        return plan_update(
+        update = plan_update(
             binding,
             self.key,
             self.origin,
@@ -193,6 +197,7 @@ class Update(Change):
             timing=self.timing,
             add=self.add,
         )
+        return with_references(binding, update) if self.schema.referrers and self.moves else update
 
     def overtaken(self, row: list[Any]) -> None:
         """Build the entries on what somebody else stored."""
@@ -201,11 +206,25 @@ class Update(Change):
     def settle(self, outcome: Outcome) -> None:
         """The instance knows what was stored, the sum included."""
         stored = {**self.state["_stored"], **self.changed}
+        if self.moves and self.schema.referrers:
+            self._follow(stored)
+            if outcome[3]:
+                self.state["_moved"] = self.origin
         if self.add:
             name = self.add.field
             stored[name] = outcome[2]
             self.value = self.state[name] = self.schema.fields[name].decode(outcome[2])
-        self._remember({name: raw for name, raw in stored.items() if raw is not None}, outcome[1])
+        self._remember(stored, outcome[1])
+
+    def _follow(self, stored: dict[str, bytes | None]) -> None:
+        """References of the record to itself have followed its key."""
+        before, after = self.origin.encode(), self.key.encode()
+        for field in relations(self.schema.fields):
+            if stored.get(field.name) == before and field.target._meta is self.schema:
+                stored[field.name] = after
+                value = self.state.get(field.name)
+                if value is not None and value.__dict__ is not self.state and field.key_of(value) == self.origin:
+                    self.state[field.name] = field.decode(after)
 
 
 class Delete(Change):

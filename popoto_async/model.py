@@ -198,7 +198,7 @@ class Model:
 
         if update_fields is not None:
             saving.known_fields(schema, update_fields)
-        if self._plain and if_gone == "error" and (update_fields is None or update_fields):
+        if self._plain and not schema.referrers and if_gone == "error" and (update_fields is None or update_fields):
             return send()
         return self._save(send, update_fields, if_gone, if_exists)
 
@@ -223,6 +223,7 @@ class Model:
             done = await send()
         else:
             done = await saving.save_or_create(self._meta, self.__dict__, send, if_exists)
+        await saving.rewrite(self._meta, self.__dict__, None)
         await self.after_save()
         return done
 

@@ -1,12 +1,14 @@
 """One record's way to the server and back: needs → plan → dispatch → outcome.
 
-A record's state lives in the instance's `__dict__`: its values by field name, and four private entries:
+A record's state lives in the instance's `__dict__`: its values by field name, and private entries:
 
 | entry | what |
 |---|---|
 | `_stored` | the stored text of each field, as last read or written; None while the instance is new |
 | `_key` | the key under which it is stored; None while the instance is new |
 | `_version` | its version, where `Meta.versioned` |
+| `_stub` | what to write to load it, while it is a stub, which knows its key alone |
+| `_moved` | the key it had, while records that refer to it have yet to be told its new one |
 | `_corrupt` | stored bytes that could not be decoded, by field; only where there are any |
 """
 
@@ -310,6 +312,26 @@ def _large(schema: Schema, key: str, state: State, outcome: Outcome, binding: Bi
     )
 
 
+def _clash(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    model, referrer, owner = _text(outcome[1]), _text(outcome[2]), _text(outcome[3])
+    return UniqueViolation(
+        f"{schema.model}: {referrer!r} ({model}) would refer to {key!r}, and {owner!r} already has what must be unique",
+        model=schema.model,
+        key=key,
+        owner=owner,
+        hint="choose a key that nothing refers to, or change one of the two",
+    )
+
+
+def _busy(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    return ModelException(
+        f"{schema.model}: what referred to an earlier record {key!r} is still being told its new key",
+        model=schema.model,
+        key=key,
+        hint="save it outside of the transaction, which waits for that",
+    )
+
+
 def _error(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
     message = _text(outcome[1])
     hint = "the server is at its maxmemory: raise it or delete something" if message.startswith("OOM") else None
@@ -332,6 +354,8 @@ FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoErr
     b"declined": _declined,
     b"protected": _protected,
     b"large": _large,
+    b"clash": _clash,
+    b"busy": _busy,
     b"error": _error,
 }
 """Status of an outcome → the error it becomes."""

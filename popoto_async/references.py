@@ -8,6 +8,7 @@ from typing import Any
 
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import ModelException, RecordGone
+from popoto_async.fields.base import Field
 from popoto_async.fields.relationship import relation
 from popoto_async.planning.relations import FETCHED, plan_fetch
 from popoto_async.planning.write import LOAD_COST
@@ -60,12 +61,16 @@ async def complete(instance: Any, timeout: float | None = None) -> Any:
         kept = {
             name: state[name]
             for name, field in schema.fields.items()
-            if name in state and (state[name] is None or known.get(name) != field.checked(state[name]))
+            if name in state and (name not in known or known[name] != _text(field, state[name]))
         }
         state.clear()
         state.update(found.__dict__)
         state.update(kept)
     return instance
+
+
+def _text(field: Field[Any], value: Any) -> bytes | None:
+    return None if value is None else field.checked(value)
 
 
 async def follow(instance: Any, name: str, timeout: float | None) -> Any:

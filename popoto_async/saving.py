@@ -12,6 +12,7 @@ from popoto_async.codec import EPOCH, as_utc, float_text
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
+from popoto_async.planning.relations import plan_rewrite
 from popoto_async.planning.write import Addition, plan_expire, plan_load
 from popoto_async.records import State, ask, database_of, failure, require_concrete, require_stored
 from popoto_async.schema import Schema
@@ -125,6 +126,19 @@ def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any
     return fly(schema.model, "delete", database_of(schema), lambda now: Delete(schema, state), ADMISSION // 2, timeout)
 
 
+async def rewrite(schema: Schema, state: State, timeout: float | None) -> None:
+    """Tell the rest of the records that refer to this one its new key, where one call was not enough for all."""
+    key = state.pop("_moved", None)
+    left = key is not None
+    while left:
+        status, outcome, binding = await ask(
+            "save", schema, lambda bound: plan_rewrite(bound, str(key)), cost=ADMISSION, timeout=timeout
+        )
+        if status != b"ok":
+            raise failure(schema, state.get("_key") or "", state, outcome, binding)
+        left = bool(outcome[1])
+
+
 async def _delete_in_parts(schema: Schema, state: State, timeout: float | None) -> bool:
     """One call where few records go or change with it; else as many as it takes, the record itself in the last."""
     change, existed = Delete(schema, state), None
@@ -190,11 +204,10 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     row = outcome[1][:-1]
     corrupt = state.pop("_corrupt", {})
     for name, raw in zip(wanted, row[:-1], strict=True):
-        state["_stored"].pop(name, None)
+        state["_stored"][name] = raw
         corrupt.pop(name, None)
         state[name] = None
         if raw is not None:
-            state["_stored"][name] = raw
             try:
                 state[name] = schema.fields[name].decode(raw)
             except Exception:  # as a load does: the other fields stay readable, reading this one raises CorruptRecord

@@ -13,7 +13,7 @@ from popoto_async.flight import fly
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_transaction
 from popoto_async.records import State, database_of, failure, require_concrete, require_key
-from popoto_async.saving import ADMISSION, addition, timing
+from popoto_async.saving import ADMISSION, addition, rewrite, timing
 from popoto_async.schema import Binding, Schema
 
 MOST_STEPS = 1000
@@ -216,6 +216,8 @@ class Transaction:
 
         while not await fly("popoto_async", "transaction", database, prepare, ADMISSION * len(steps), timeout):
             continue
+        for step in steps:
+            await rewrite(step.instance._meta, step.instance.__dict__, timeout)
         for step in steps:
             if step.verb != "increment":
                 await (step.instance.after_save() if step.verb == "save" else step.instance.after_delete())

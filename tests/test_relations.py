@@ -255,6 +255,21 @@ async def test_what_was_assigned_to_a_stub_survives_its_loading(db: Database, cl
         await Restaurant.ref(name="no", branch=1)
 
 
+async def test_null_assigned_to_a_stub_is_stored(db: Database, clean_server: Server) -> None:
+    await furnish()
+    stub = Restaurant.ref(name="Roma", branch=2)
+    stub.cuisine = None
+    await stub.save()
+    found = await Restaurant.load(name="Roma", branch=2)
+    assert found is not None
+    assert found.cuisine is None
+    found.cuisine = "Thai"
+    await found.save()
+    await stub.save()  # which has nothing new to say
+    assert (await stub).cuisine == "Thai"
+    assert_true(clean_server, MODELS)
+
+
 async def test_a_stub_of_a_partitioned_record_saves_by_what_is_stored(db: Database, clean_server: Server) -> None:
     siam, roma = await furnish()
     stub = Reservation.ref(code="0")

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from popoto_async.errors import InvalidLookup, nearest
 from popoto_async.fields.base import Field
 from popoto_async.fields.relationship import CASCADE, DO_NOTHING, PROTECT, Relationship, relation, relations
-from popoto_async.keys import NULL
+from popoto_async.keys import NULL, escape
 from popoto_async.plan import Operation
 from popoto_async.planning.write import ENTRY_COST, LOAD_COST, SAVE_COST, plan_delete
 from popoto_async.schema import Binding, Referrer, Schema
@@ -98,6 +99,23 @@ def _parts(binding: Binding, field: Relationship[Any]) -> Iterable[tuple[str, in
                 yield line, owner.partition.index(field.name) + 1, 0
             else:
                 yield line, owner.names.index(field.name) + 1, 1
+
+
+def with_references(binding: Binding, save: Operation) -> Operation:
+    """The save of a record that others refer to: where it moves the record, references follow."""
+    body = {**save.body, "alias": binding.keys.aliases}
+    if "from" not in body:
+        return replace(save, name="save_referred", body=body)
+    graph = Graph(binding, deep=False)
+    body.update(graph=graph.wire, part=escape(body["key"]))
+    return replace(save, name="save_referred", body=body, cost=save.cost + 60, also=tuple(graph.classes))
+
+
+def plan_rewrite(binding: Binding, key: str) -> Operation:
+    """Go on telling records the new key of the one that they refer to, which was `key`."""
+    also = Graph(binding, deep=False).classes
+    body = {"key": key, "alias": binding.keys.aliases}
+    return Operation("rewrite", binding.layout, body, (), True, 5000, also=tuple(also))
 
 
 def plan_erase(binding: Binding, key: str, cursor: bytes | None) -> Operation:

@@ -106,8 +106,10 @@ local function settle_references(later, call)
     local version
     if change.m.versioned then
       version = redis.call('HGET', key, '$v')
-      version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
-      redis.call('HSET', key, '$v', version)
+      if not change.versioned_already then
+        version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
+        redis.call('HSET', key, '$v', version)
+      end
     end
     local stream = streams(change.m)
     if stream then
