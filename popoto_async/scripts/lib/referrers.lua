@@ -15,7 +15,7 @@ local function slot_of(m, line)
   if not m.slot then
     m.table, m.slot, m.indexes = {}, {}, nil
     for known in (run('GET', m.slots) or ''):gmatch('[^\n]+') do
-      m.slot[known] = #m.table
+      m.slot[known:match('^[^\t]*')] = #m.table
       m.table[#m.table + 1] = known
     end
   end
