@@ -11,13 +11,14 @@ from benchmarks.outcome import FAILED, MISMATCH, UNAVAILABLE, Entry, Figures
 from benchmarks.process import WorkerFailed, WorkerProcess, working
 from benchmarks.rows import OURS, Row, Size
 from benchmarks.servers import Server
-from benchmarks.workers.actions import Job
+from benchmarks.workers.actions import QUESTIONS, Job
 from benchmarks.workers.contestant import Unavailable
 
 FEWEST_ROUNDS = 3  # before a slow contestant may stop early
 WARM_UP = 0  # the number of the round that isn't counted: connections, scripts and caches are made in it
 
-READING = frozenset({"load_together", "range", "equality", "count"})
+READING = frozenset({"load_together", "count", *QUESTIONS})
+CHANGING = frozenset({"update_by_query", "delete_by_query", "expiry"})
 
 
 @dataclass(slots=True)
@@ -52,22 +53,24 @@ class Contest:
 
     def _start(self, stack: ExitStack, entry: Entry, row: Row, size: Size) -> WorkerProcess:
         contestant = entry.contestant
-        needed = size.dataset if row.action in READING else None
-        if needed is None or self.stored.get(contestant) != needed:
+        needed = size.dataset if row.action in READING | CHANGING else None
+        if needed is None or row.action in CHANGING or self.stored.get(contestant) != needed:
             self.stored.pop(contestant, None)
             self.server.flush(contestant)
         worker = stack.enter_context(working(job_for(self.server, contestant, row, size)))
         entry.versions, entry.note = worker.versions, worker.note
         if needed is not None and contestant not in self.stored:
             worker.ask("seed")
-            self.stored[contestant] = needed
+            if row.action in READING:
+                self.stored[contestant] = needed
         return worker
 
     def _round(self, worker: WorkerProcess, entry: Entry, turn: int) -> Figures:
         job = worker.job
         ops = job.ops
+        worker.ask("prepare", round=turn)
         before = ServerCounters.read(self.server.info)
-        reply = worker.ask("run", round=turn)
+        reply = worker.ask("run")
         counted = ServerCounters.read(self.server.info) - before - self.cost
         check_found(job.action, job.dataset, ops, reply["found"])
         figures = {

@@ -23,12 +23,41 @@ class Record(NamedTuple):
     longitude: float
 
 
+class Visit(NamedTuple):
+    """A record that refers to another one, here by its name."""
+
+    code: str
+    place: str
+    guests: int
+
+
+class Bill(NamedTuple):
+    """A record that refers to a visit, by its code."""
+
+    code: str
+    visit: str
+    total: float
+
+
+class Account(NamedTuple):
+    """A bill with all that it leads to."""
+
+    bill: Bill
+    visit: Visit
+    place: Record
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`size` records with distinct ratings 0, 0.01, 0.02, …; the category of `common` of them is COMMON."""
+    """`size` records with distinct ratings 0, 0.01, 0.02, …; the category of `common` of them is COMMON.
+
+    Where a row is about relations, so many visits and bills besides.
+    """
 
     size: int
     common: int
+    visits: int = 0
+    bills: int = 0
     seed: int = 20240607
 
     def records(self, salt: str = "") -> Iterator[Record]:
@@ -43,6 +72,25 @@ class Dataset:
             longitude = round(source.uniform(-179, 179), 6) or 1.0
             rating = (i * _STRIDE % self.size) / 100
             yield Record(name, f"A place to eat, number {i}", rating, category, latitude, longitude)
+
+    def all_visits(self) -> list[Visit]:
+        """The visits: each place has about as many."""
+        return [Visit(f"v{i:06d}", f"place-{i * _STRIDE % self.size:06d}", 1 + i % 8) for i in range(self.visits)]
+
+    def all_bills(self) -> list[Bill]:
+        """The bills: of different visits, as long as there are enough."""
+        return [Bill(f"b{i:06d}", f"v{i * _STRIDE % self.visits:06d}", i / 4) for i in range(self.bills)]
+
+    def bill_codes(self, start: int, length: int) -> list[str]:
+        """The codes of `length` bills in a row, in their order."""
+        first = start % (self.bills - length + 1)
+        return [f"b{i:06d}" for i in range(first, first + length)]
+
+    @property
+    def prefix(self) -> str:
+        """What the names of exactly 10, 100, 1,000, … records begin with: of as many as there are."""
+        zeros = 6 - (len(str(self.size)) - 1)
+        return f"place-{'0' * zeros}"
 
     def window(self, start: int, length: int) -> tuple[float, float]:
         """Bounds, both included, that exactly `length` ratings lie between."""

@@ -99,7 +99,7 @@ def _verdict(verdict: Verdict) -> str:
     word = {None: "not measured", True: "met", False: "NOT MET"}[verdict.met]
     if verdict.value is None:
         return f"  {word:<12}  {verdict.target.text}"
-    ratio = verdict.target.against or verdict.target.figure in {"memory_growth", "reads", "sockets"}
+    ratio = verdict.target.against or verdict.target.figure in {"memory_growth", "reads", "sockets", "trips"}
     shown = f"{verdict.value:.3g}" if ratio else FORMATS[verdict.target.figure](verdict.value)
     against = f" × {verdict.target.against}" if verdict.target.against else ""
     return f"  {word:<12}  {verdict.target.text}: {shown}{against}"

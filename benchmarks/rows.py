@@ -56,6 +56,8 @@ _FEW_WRITES = Dataset(250, 125)
 _MANY = Dataset(10_000, 5_000)
 _STORED = Dataset(11_000, 10_000)
 _FEW_STORED = Dataset(2_200, 2_000)
+_LINKED = Dataset(1_000, 500, visits=2_000, bills=400)
+_FEW_LINKED = Dataset(200, 100, visits=400, bills=200)
 
 _ONE_TRIP = Target("1 round trip", "reads", 1.02)  # 2 % for a health check or a first registration
 
@@ -137,6 +139,67 @@ ROWS = (
         Size(10, 3, _FEW_STORED),
         (_ONE_TRIP, Target("server side: ≤ 1 KiB sent per count", "sent", 1024)),
         "a small script: ZRANGEBYSCORE, SMISMEMBER",
+    ),
+    Row(
+        "intersect",
+        "two indexes, the first 10 of 10,000 by rating",
+        "query",
+        "intersect",
+        Size(50, 7, _STORED, slow_ops=10),
+        Size(20, 3, _FEW_STORED, slow_ops=2),
+        (_ONE_TRIP, Target("server: ≤ 5 ms", "server_cpu", 0.005)),
+        "a small script: ZRANGEBYSCORE in pieces, SMISMEMBER; then a pipeline of HGETALL",
+    ),
+    Row(
+        "prefix",
+        "names with a prefix, the first 10 of 10,000",
+        "query",
+        "prefix",
+        Size(50, 7, _STORED, slow_ops=3),
+        Size(20, 3, _FEW_STORED, slow_ops=2),
+        (_ONE_TRIP,),
+        "ZRANGE BYLEX of a set of all names kept for it, then a pipeline of HGETALL",
+    ),
+    Row(
+        "traversal",
+        "a condition through a relation, limit 10 of 1,000",
+        "query",
+        "traversal",
+        Size(50, 7, _LINKED),
+        Size(20, 3, _FEW_LINKED),
+        (_ONE_TRIP,),
+        "a small script: SSCAN of the places, SMEMBERS of their visits; then a pipeline of HGETALL",
+    ),
+    Row(
+        "prefetch",
+        "100 records with two relations, one behind the other",
+        "page",
+        "prefetch",
+        Size(20, 7, _LINKED, slow_ops=2),
+        Size(8, 3, _FEW_LINKED, slow_ops=2),
+        (Target("3 round trips", "trips", 3),),
+        "three pipelines of HGETALL",
+    ),
+    Row(
+        "update-by-query",
+        "update 1,000 of 10,000 by a range, an index follows",
+        "record",
+        targets=(Target("longest stall ≤ 20 ms", "stall", 0.020),),
+    ),
+    Row(
+        "delete-by-query",
+        "delete 1,000 of 10,000 by a range",
+        "record",
+        targets=(Target("longest stall ≤ 20 ms", "stall", 0.020),),
+    ),
+    Row(
+        "expiry",
+        "count() right after 1,000 records have expired",
+        "expired record",
+        "expiry",
+        Size(1_000, 5, _WRITES),
+        Size(250, 2, _FEW_WRITES),
+        floor="one script that takes all due records out of four indexes and the list of deadlines, then SCARD",
     ),
     Row(
         "memory",

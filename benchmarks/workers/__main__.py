@@ -1,6 +1,6 @@
 """A worker: one contestant, one row. It reads commands from stdin and answers each with one line of JSON.
 
-The first line is the job. The commands are `seed`, `run`, `answer`, `memory_growth` and `close`.
+The first line is the job. The commands are `seed`, `prepare`, `run`, `answer`, `memory_growth` and `close`.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ class Worker:
         self._action: Action = ACTIONS[job.action](contestant, job, job.action)
         self.commands: dict[str, Callable[[Reply], Awaitable[Reply]]] = {
             "seed": self.seed,
+            "prepare": self.prepare,
             "run": self.run,
             "answer": self.answer,
             "memory_growth": self.memory_growth,
@@ -39,11 +40,17 @@ class Worker:
         }
 
     async def seed(self, _: Reply) -> Reply:
-        await self._contestant.create_many(self._job.dataset.records())
+        dataset = self._job.dataset
+        await self._contestant.create_many(dataset.records())
+        if dataset.visits:
+            await self._contestant.create_linked(dataset.all_visits(), dataset.all_bills())
         return {}
 
-    async def run(self, command: Reply) -> Reply:
-        self._action.prepare(int(command["round"]))
+    async def prepare(self, command: Reply) -> Reply:
+        await self._action.prepare(int(command["round"]))
+        return {}
+
+    async def run(self, _: Reply) -> Reply:
         gc.collect()
         await asyncio.sleep(0.005)  # what the last round left to do is not part of this one
         trips = self._contestant.round_trips()

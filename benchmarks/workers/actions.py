@@ -1,20 +1,28 @@
 """What one round of each row does, and the answer by which it is judged."""
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from benchmarks.dataset import COMMON, Dataset, Record
 from benchmarks.workers.contestant import Contestant, Unavailable, chunked
 
-WINDOW = 100  # rows of a range query
+WINDOW = 100  # rows of a range query, bills of a page
 LIMIT = 10  # rows of a limited query
+LIFE = 0.5  # seconds that expiring records live
 
 
 def salt_of(round_: int) -> str:
     """What makes the names of one writing round its own."""
     return f"r{round_}-"
+
+
+def category_of(round_: int) -> str:
+    """The category that one updating round gives."""
+    return f"moved-{round_}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class Job:
 class Action(Protocol):
     """One row as one contestant does it. Only `run` is measured."""
 
-    def prepare(self, round_: int) -> None: ...
+    async def prepare(self, round_: int) -> None: ...
 
     async def run(self) -> int:
         """Does the round; returns how many records it wrote or read, or what it counted."""
@@ -53,7 +61,7 @@ class Writing:
         self._rounds = 0
         self._records: list[Record] = []
 
-    def prepare(self, round_: int) -> None:
+    async def prepare(self, round_: int) -> None:
         self._rounds += 1
         self._records = list(self._dataset.records(salt_of(round_)))
 
@@ -83,7 +91,7 @@ class Loading:
         self._asked: Sequence[str] = ()
         self._rows: list[Record] = []
 
-    def prepare(self, round_: int) -> None:
+    async def prepare(self, round_: int) -> None:
         start = round_ * self._ops % (len(self._names) - self._ops + 1)
         self._asked = self._names[start : start + self._ops]
         self._rows = []
@@ -96,49 +104,49 @@ class Loading:
         return {"rows": self._rows, "names": self._asked}
 
 
-class Ranging:
-    """Rounds of range queries; the answer is the last of them."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A reading call of a contestant, and its arguments by the data set and a number that is another each time."""
 
-    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
-        self._contestant = contestant
+    verb: str
+    arguments: Callable[[Dataset, int], tuple[Any, ...]]
+
+
+QUESTIONS = {
+    "range": Question("between", lambda dataset, turn: dataset.window(turn, WINDOW)),
+    "equality": Question("equal", lambda dataset, turn: (COMMON, LIMIT)),
+    "intersect": Question(
+        "intersect", lambda dataset, turn: (COMMON, dataset.window(turn, dataset.size // 2)[0], LIMIT)
+    ),
+    "prefix": Question("prefixed", lambda dataset, turn: (dataset.prefix, LIMIT)),
+    "traversal": Question("visits_to", lambda dataset, turn: (COMMON, LIMIT)),
+    "prefetch": Question("accounts", lambda dataset, turn: (dataset.bill_codes(turn, WINDOW),)),
+}
+
+
+class Asking:
+    """Rounds of questions that are answered by rows; the answer is the last of them, with what was asked."""
+
+    def __init__(self, contestant: Contestant, job: Job, action: str) -> None:
         self._job = job
-        self._windows: list[tuple[float, float]] = []
-        self._rows: list[Record] = []
+        self._arguments = QUESTIONS[action].arguments
+        self._ask = getattr(contestant, QUESTIONS[action].verb)
+        self._asked: list[tuple[Any, ...]] = []
+        self._rows: Sequence[tuple[Any, ...]] = ()
 
-    def prepare(self, round_: int) -> None:
-        self._windows = [self._job.dataset.window(round_ * 1009 + i * 37, WINDOW) for i in range(self._job.ops)]
+    async def prepare(self, round_: int) -> None:
+        self._asked = [self._arguments(self._job.dataset, round_ * 1009 + i * 37) for i in range(self._job.ops)]
+        self._rows = ()
 
     async def run(self) -> int:
         found = 0
-        for low, high in self._windows:
-            self._rows = await self._contestant.between(low, high)
+        for arguments in self._asked:
+            self._rows = await self._ask(*arguments)
             found += len(self._rows)
         return found
 
     async def answer(self) -> dict[str, Any]:
-        return {"rows": self._rows, "window": self._windows[-1]}
-
-
-class Equality:
-    """Rounds of one limited query, again and again."""
-
-    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
-        self._contestant = contestant
-        self._ops = job.ops
-        self._rows: list[Record] = []
-
-    def prepare(self, round_: int) -> None:
-        self._rows = []
-
-    async def run(self) -> int:
-        found = 0
-        for _ in range(self._ops):
-            self._rows = await self._contestant.equal(COMMON, LIMIT)
-            found += len(self._rows)
-        return found
-
-    async def answer(self) -> dict[str, Any]:
-        return {"rows": self._rows}
+        return {"rows": self._rows, "asked": self._asked[-1]}
 
 
 class Counting:
@@ -148,7 +156,7 @@ class Counting:
         self._contestant = contestant
         self._job = job
 
-    def prepare(self, round_: int) -> None:
+    async def prepare(self, round_: int) -> None:
         """Nothing changes from round to round."""
 
     async def run(self) -> int:
@@ -174,14 +182,90 @@ class Storing(Counting):
             return {"count": None}
 
 
+class Updating:
+    """Rounds that give the records of a window of ratings another category; the answer is what stands where then."""
+
+    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
+        self._contestant = contestant
+        self._job = job
+        self._category = ""
+        self._windows: list[tuple[float, float]] = []
+
+    async def prepare(self, round_: int) -> None:
+        self._category = category_of(round_)
+        self._windows.append(self._job.dataset.window(round_ * 1009, self._job.ops))
+
+    async def run(self) -> int:
+        return await self._contestant.recategorise(*self._windows[-1], self._category)
+
+    async def answer(self) -> dict[str, Any]:
+        return {
+            "windows": self._windows,
+            "rows": await self._contestant.between(*self._windows[-1]),
+            "moved": await self._contestant.count(self._category, 0.0),
+            "common": await self._contestant.count(COMMON, 0.0),
+        }
+
+
+class Deleting:
+    """Rounds that delete the records of a window of ratings; what the round before has deleted is there again."""
+
+    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
+        self._contestant = contestant
+        self._job = job
+        self._window = (0.0, 0.0)
+        self._deleted: list[Record] = []
+
+    async def prepare(self, round_: int) -> None:
+        await self._contestant.create_many(self._deleted)
+        low, high = self._window = self._job.dataset.window(round_ * 1009, self._job.ops)
+        self._deleted = [record for record in self._job.dataset.records() if low <= record.rating <= high]
+
+    async def run(self) -> int:
+        return await self._contestant.remove(*self._window)
+
+    async def answer(self) -> dict[str, Any]:
+        return {
+            "window": self._window,
+            "rows": await self._contestant.between(0.0, self._job.dataset.size / 100),
+            "count": await self._contestant.count_all(),
+            "common": await self._contestant.count(COMMON, 0.0),
+        }
+
+
+class Expiring:
+    """Rounds that count all records in the moment after some have expired; the answer is what the indexes say then."""
+
+    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
+        self._contestant = contestant
+        self._job = job
+
+    async def prepare(self, round_: int) -> None:
+        records = list(islice(self._job.dataset.records(f"x{round_}-"), self._job.ops))
+        life = await self._contestant.create_expiring(records, LIFE)
+        await asyncio.sleep(life + 0.02)
+
+    async def run(self) -> int:
+        return await self._contestant.count_all()
+
+    async def answer(self) -> dict[str, Any]:
+        return {
+            "rows": await self._contestant.between(0.0, self._job.dataset.size / 100),
+            "count": await self._contestant.count_all(),
+            "common": await self._contestant.count(COMMON, 0.0),
+        }
+
+
 ACTIONS: dict[str, Callable[[Contestant, Job, str], Action]] = {
     "create_each": Writing,
     "create_together": Writing,
     "create_many": Writing,
     "load_together": Loading,
-    "range": Ranging,
-    "equality": Equality,
+    **dict.fromkeys(QUESTIONS, Asking),
     "count": Counting,
+    "update_by_query": Updating,
+    "delete_by_query": Deleting,
+    "expiry": Expiring,
     "memory": Storing,
 }
 

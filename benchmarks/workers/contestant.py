@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from benchmarks.dataset import Record
+from benchmarks.dataset import Account, Bill, Record, Visit
 
 T = TypeVar("T")
 
@@ -45,8 +45,44 @@ class Contestant(Protocol):
     async def count(self, category: str, low: float) -> int:
         """How many records have this category and at least this rating."""
 
+    async def intersect(self, category: str, low: float, limit: int) -> list[Record]:
+        """The first `limit` records, by rating, of this category and at least this rating."""
+
+    async def prefixed(self, prefix: str, limit: int) -> list[Record]:
+        """The first `limit` records, by name, whose names begin so."""
+
+    async def create_linked(self, visits: Sequence[Visit], bills: Sequence[Bill]) -> None:
+        """In bulk, after the records that they refer to."""
+
+    async def visits_to(self, category: str, limit: int) -> list[Visit]:
+        """Some `limit` visits to places of this category."""
+
+    async def accounts(self, codes: Sequence[str]) -> list[Account]:
+        """The bills of these codes, in this order, with their visits and the places of these."""
+
+    async def recategorise(self, low: float, high: float, category: str) -> int:
+        """Give all records with low ≤ rating ≤ high this category; how many there were."""
+
+    async def remove(self, low: float, high: float) -> int:
+        """Delete all records with low ≤ rating ≤ high; how many there were."""
+
+    async def create_expiring(self, records: Sequence[Record], seconds: float) -> float:
+        """Records that live for so many seconds; returns how long it takes until none is left.
+
+        Whoever counts expired records raises Unavailable.
+        """
+
+    async def count_all(self) -> int:
+        """How many records there are."""
+
     def round_trips(self) -> int | None:
         """Round trips so far as the client counts them; None where it doesn't."""
+
+
+async def require_expired(contestant: Contestant, before: int) -> None:
+    """Raises Unavailable where more records are counted than before, though those created since have expired."""
+    if (found := await contestant.count_all()) != before:
+        raise Unavailable(f"{found - before} records that have expired are still counted")
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.dataset import Record
-from popoto_async import Field, GeoField, IndexedField, KeyField, Model, SortedField, connect
+from benchmarks.dataset import Account, Bill, Record, Visit
+from benchmarks.workers.contestant import Contestant
+from popoto_async import Field, GeoField, IndexedField, KeyField, Model, Relationship, SortedField, connect
 
 
 class Place(Model):
@@ -20,6 +21,22 @@ class Place(Model):
     location = GeoField()
 
 
+class PlaceVisit(Model):
+    """A record that refers to a place. Deleting a place doesn't look for visits, as with the other contestants."""
+
+    code = KeyField()
+    place = Relationship(Place, on_delete="DO_NOTHING")
+    guests = Field(type=int)
+
+
+class VisitBill(Model):
+    """A record that refers to a visit."""
+
+    code = KeyField()
+    visit = Relationship(PlaceVisit, on_delete="DO_NOTHING")
+    total = Field(type=float)
+
+
 def values_of(record: Record) -> dict[str, Any]:
     name, title, rating, category, latitude, longitude = record
     location = (latitude, longitude)
@@ -29,6 +46,15 @@ def values_of(record: Record) -> dict[str, Any]:
 def record_of(place: Any) -> Record:
     latitude, longitude = place.location
     return Record(place.name, place.title, place.rating, place.category, latitude, longitude)
+
+
+def visit_of(visit: Any) -> Visit:
+    return Visit(visit.code, visit.place.name, visit.guests)
+
+
+def account_of(bill: Any) -> Account:
+    visit = bill.visit
+    return Account(Bill(bill.code, visit.code, bill.total), visit_of(visit), record_of(visit.place))
 
 
 class Ours:
@@ -70,8 +96,45 @@ class Ours:
     async def count(self, category: str, low: float) -> int:
         return await Place.query.filter(category=category, rating__gte=low).count()
 
+    async def intersect(self, category: str, low: float, limit: int) -> list[Record]:
+        query = Place.query.filter(category=category, rating__gte=low).order_by("rating").limit(limit)
+        return [record_of(place) for place in await query]
+
+    async def prefixed(self, prefix: str, limit: int) -> list[Record]:
+        return [record_of(place) for place in await Place.query.filter(name__startswith=prefix).limit(limit)]
+
+    async def create_linked(self, visits: Sequence[Visit], bills: Sequence[Bill]) -> None:
+        await PlaceVisit.create_many(
+            {"code": code, "place": Place.ref(name=place), "guests": guests} for code, place, guests in visits
+        )
+        await VisitBill.create_many(
+            {"code": code, "visit": PlaceVisit.ref(code=visit), "total": total} for code, visit, total in bills
+        )
+
+    async def visits_to(self, category: str, limit: int) -> list[Visit]:
+        return [visit_of(visit) for visit in await PlaceVisit.query.filter(place__category=category).limit(limit)]
+
+    async def accounts(self, codes: Sequence[str]) -> list[Account]:
+        bills = await VisitBill.query.filter(code__in=codes).prefetch("visit", "visit__place")
+        return [account_of(bill) for bill in bills]
+
+    async def recategorise(self, low: float, high: float, category: str) -> int:
+        query: Any = Place.query.filter(rating__gte=low, rating__lte=high)
+        return int(await query.update(category=category))
+
+    async def remove(self, low: float, high: float) -> int:
+        query: Any = Place.query.filter(rating__gte=low, rating__lte=high)
+        return int(await query.delete())
+
+    async def create_expiring(self, records: Sequence[Record], seconds: float) -> float:
+        await asyncio.gather(*(Place(**values_of(record)).save(expire_in=seconds) for record in records))
+        return seconds
+
+    async def count_all(self) -> int:
+        return await Place.query.count()
+
     def round_trips(self) -> int | None:
         return int(self._database.stats().round_trips)
 
 
-CONTESTANT = Ours
+CONTESTANT: type[Contestant] = Ours

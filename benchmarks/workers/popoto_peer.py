@@ -1,16 +1,18 @@
 """popoto through its asynchronous calls. It connects while it is imported, to REDIS_URL."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from popoto import Field, GeoField, IndexedField, KeyField, Model, SortedField
+from popoto import Field, GeoField, IndexedField, KeyField, Model, Relationship, SortedField
 
-from benchmarks.dataset import Record
+from benchmarks.dataset import Account, Bill, Record, Visit
+from benchmarks.workers.contestant import Contestant, Unavailable, require_expired
 
 
-class Place(Model):  # type: ignore[misc]  # the peer has no types
+class Place(Model):
     """The model of the benchmark."""
 
     name = KeyField()
@@ -18,6 +20,22 @@ class Place(Model):  # type: ignore[misc]  # the peer has no types
     rating = SortedField(type=float)
     category = IndexedField(type=str)
     location = GeoField()
+
+
+class PlaceVisit(Model):
+    """A record that refers to a place."""
+
+    code = KeyField()
+    place = Relationship(model=Place)
+    guests = Field(type=int)
+
+
+class VisitBill(Model):
+    """A record that refers to a visit."""
+
+    code = KeyField()
+    visit = Relationship(model=PlaceVisit)
+    total = Field(type=float)
 
 
 def values_of(record: Record) -> dict[str, Any]:
@@ -29,6 +47,15 @@ def values_of(record: Record) -> dict[str, Any]:
 def record_of(place: Any) -> Record:
     latitude, longitude = place.location
     return Record(place.name, place.title, place.rating, place.category, latitude, longitude)
+
+
+def account_of(bill: Any) -> Account:
+    visit = bill.visit
+    return Account(
+        Bill(bill.code, visit.code, bill.total),
+        Visit(visit.code, visit.place.name, visit.guests),
+        record_of(visit.place),
+    )
 
 
 class Popoto:
@@ -70,8 +97,60 @@ class Popoto:
     async def count(self, category: str, low: float) -> int:
         return int(await Place.query.async_count(category=category, rating__gte=low))
 
+    async def intersect(self, category: str, low: float, limit: int) -> list[Record]:
+        places = await Place.query.async_filter(category=category, rating__gte=low, order_by="rating", limit=limit)
+        return [record_of(place) for place in places]
+
+    async def prefixed(self, prefix: str, limit: int) -> list[Record]:
+        places = await Place.query.async_filter(name__startswith=prefix, order_by="name", limit=limit)
+        return [record_of(place) for place in places]
+
+    async def create_linked(self, visits: Sequence[Visit], bills: Sequence[Bill]) -> None:
+        places = {place.name: place for place in await Place.query.async_all()}
+        stored = [PlaceVisit(code=code, place=places[place], guests=guests) for code, place, guests in visits]
+        await PlaceVisit.async_bulk_create(stored)
+        by_code = {visit.code: visit for visit in stored}
+        await VisitBill.async_bulk_create(
+            [VisitBill(code=code, visit=by_code[visit], total=total) for code, visit, total in bills]
+        )
+
+    async def visits_to(self, category: str, limit: int) -> list[Visit]:
+        try:
+            visits = await PlaceVisit.query.async_filter(place__category=category, limit=limit)
+        except KeyError as error:
+            raise Unavailable(f"a filter through a relation ends in KeyError: {error}") from error
+        return [Visit(visit.code, visit.place.name, visit.guests) for visit in visits]
+
+    async def accounts(self, codes: Sequence[str]) -> list[Account]:
+        bills = await VisitBill.query.async_get_many([f"VisitBill:{code}" for code in codes])
+        return [account_of(bill) for bill in bills]
+
+    async def recategorise(self, low: float, high: float, category: str) -> int:
+        places = await Place.query.async_filter(rating__gte=low, rating__lte=high)
+        return int(await Place.async_bulk_update(places, category=category))
+
+    async def remove(self, low: float, high: float) -> int:
+        places = await Place.query.async_filter(rating__gte=low, rating__lte=high)
+        return int(await Place.async_bulk_delete(places))
+
+    async def create_expiring(self, records: Sequence[Record], seconds: float) -> float:
+        life = math.ceil(seconds)
+        before = await self.count_all()
+        await asyncio.gather(*(self._create_expiring(record, life) for record in records))
+        await asyncio.sleep(life + 0.02)
+        await require_expired(self, before)
+        return 0.0
+
+    async def count_all(self) -> int:
+        return int(await Place.query.async_count())
+
+    async def _create_expiring(self, record: Record, life: int) -> None:
+        place = Place(**values_of(record))
+        place._ttl = life
+        await place.async_save()
+
     def round_trips(self) -> int | None:
         return None
 
 
-CONTESTANT = Popoto
+CONTESTANT: type[Contestant] = Popoto

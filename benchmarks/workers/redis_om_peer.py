@@ -1,6 +1,7 @@
 """redis-om. Its indexes are those of the server's search module; without it only saving and loading by key exist."""
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Iterable, Sequence
 from importlib.metadata import version
@@ -9,17 +10,18 @@ from typing import Any
 from aredis_om import Coordinates, Field, HashModel, Migrator, get_redis_connection
 from redis.exceptions import ResponseError
 
-from benchmarks.dataset import Record
-from benchmarks.workers.contestant import Unavailable, chunked
+from benchmarks.dataset import Account, Bill, Record, Visit
+from benchmarks.workers.contestant import Contestant, Unavailable, chunked, require_expired
 
 AT_ONCE = 64
 NO_SEARCH = "find() needs the search module, which this server does not have"
+NO_REFERENCES = "its records don't refer to one another; a JSON model holds others inside"
 
 
 class Place(HashModel, index=True):  # type: ignore[misc, call-arg]  # the peer is not typed for its users
     """The model of the benchmark."""
 
-    name: str = Field(primary_key=True)
+    name: str = Field(primary_key=True, sortable=True)
     title: str
     rating: float = Field(sortable=True, index=True)
     category: str = Field(index=True)
@@ -103,13 +105,56 @@ class RedisOm:
     async def count(self, category: str, low: float) -> int:
         return int(await self._find((Place.category == category) & (Place.rating >= low)).count())
 
+    async def intersect(self, category: str, low: float, limit: int) -> list[Record]:
+        query = self._find((Place.category == category) & (Place.rating >= low)).sort_by("rating")
+        return [record_of(place) for place in await query.page(0, limit)]
+
+    async def prefixed(self, prefix: str, limit: int) -> list[Record]:
+        query = self._find(Place.name.startswith(prefix)).sort_by("name")
+        return [record_of(place) for place in await query.page(0, limit)]
+
+    async def create_linked(self, visits: Sequence[Visit], bills: Sequence[Bill]) -> None:
+        raise Unavailable(NO_REFERENCES)
+
+    async def visits_to(self, category: str, limit: int) -> list[Visit]:
+        raise Unavailable(NO_REFERENCES)
+
+    async def accounts(self, codes: Sequence[str]) -> list[Account]:
+        raise Unavailable(NO_REFERENCES)
+
+    async def recategorise(self, low: float, high: float, category: str) -> int:
+        query = self._find((Place.rating >= low) & (Place.rating <= high))
+        found = int(await query.count())
+        await query.update(category=category)
+        return found
+
+    async def remove(self, low: float, high: float) -> int:
+        return int(await self._find((Place.rating >= low) & (Place.rating <= high)).delete())
+
+    async def create_expiring(self, records: Sequence[Record], seconds: float) -> float:
+        life = math.ceil(seconds)
+        before = await self.count_all()
+        places = [place_of(record) for record in records]
+        await Place.add(places)
+        await together([place.expire(life) for place in places])
+        await asyncio.sleep(life + 0.02)
+        await require_expired(self, before)
+        return 0.0
+
+    async def count_all(self) -> int:
+        self._require_search()
+        return int(await Place.find().count())
+
     def round_trips(self) -> int | None:
         return None
 
-    def _find(self, expression: Any) -> Any:
+    def _require_search(self) -> None:
         if not self._search:
             raise Unavailable(NO_SEARCH)
+
+    def _find(self, expression: Any) -> Any:
+        self._require_search()
         return Place.find(expression)
 
 
-CONTESTANT = RedisOm
+CONTESTANT: type[Contestant] = RedisOm
