@@ -18,11 +18,18 @@ local function remove(key, text)
   end
 end
 
--- Lists the value of a tail that a record came to.
+-- Lists the value of a tail that a record came to. Many records of a call have the same few values: those that it has
+-- listed are remembered on the index until something is taken back.
 function listing.add(index, tail)
-  if index.list and tail ~= NULL then
+  if not index.list or tail == NULL then
+    return
+  elseif index.rollbacks ~= rollbacks then
+    index.rollbacks, index.listed = rollbacks, {}
+  end
+  if not index.listed[tail] then
     put(index.list, tail)
     put(index.mirror, index.mirror and mirrored(tail))
+    index.listed[tail] = true
   end
 end
 
@@ -31,5 +38,8 @@ function listing.drop(index, tail, set)
   if index.list and tail ~= NULL and not (set and run('EXISTS', set) == 1) then
     remove(index.list, tail)
     remove(index.mirror, index.mirror and mirrored(tail))
+    if index.listed then
+      index.listed[tail] = nil
+    end
   end
 end

@@ -1,5 +1,5 @@
 -- purpose: writes that can be taken back, because a script that fails half-way is not rolled back by the server
--- defines: undo, blamed, is_error, run, write, rollback
+-- defines: undo, blamed, rollbacks, is_error, run, write, rollback
 
 -- The commands that would take back what this operation wrote, oldest first. A transaction keeps one log for all its
 -- operations; every other operation starts an empty one.
@@ -29,7 +29,11 @@ local function write(inverse, ...)
   return reply
 end
 
+-- How often something was taken back in this call.
+local rollbacks = 0
+
 local function rollback()
+  rollbacks = rollbacks + 1
   for i = #undo, 1, -1 do
     redis.pcall(unpack(undo[i]))
     undo[i] = nil
