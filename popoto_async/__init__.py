@@ -33,7 +33,7 @@ from popoto_async.errors import (
     ValidationError,
 )
 from popoto_async.events import DeadLetter, Event
-from popoto_async.expressions import Attr
+from popoto_async.expressions import Attr, Q
 from popoto_async.fields.auto_key_field import AutoKeyField
 from popoto_async.fields.base import Field
 from popoto_async.fields.datetime_field import DatetimeField
@@ -59,6 +59,8 @@ from popoto_async.fields.sorted_field import SortedField, SortedKeyField
 from popoto_async.groups import Delivery, EventGroup
 from popoto_async.model import Model
 from popoto_async.pubsub import Message, Publisher, Subscriber
+from popoto_async.queries.explaining import Explanation
+from popoto_async.queries.paging import Page
 from popoto_async.query import Query, UnindexedFilterWarning
 from popoto_async.streams import EventStream, EventStreamMixin
 from popoto_async.tracing import Stats, Trace, trace, unbatched
@@ -95,6 +97,7 @@ __all__ = [
     "EventGroup",
     "EventStream",
     "EventStreamMixin",
+    "Explanation",
     "Field",
     "FloatField",
     "GeoField",
@@ -114,9 +117,11 @@ __all__ = [
     "OnDelete",
     "OutcomeUnknown",
     "Overloaded",
+    "Page",
     "PopotoError",
     "ProtectedRecord",
     "Publisher",
+    "Q",
     "Query",
     "QueryException",
     "RecordGone",

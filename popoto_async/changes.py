@@ -5,13 +5,14 @@ Each change can be planned again: under another slot table, or on the values tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from popoto_async.errors import ModelException, ValidationError, shorten
 from popoto_async.fields.relationship import relations
-from popoto_async.plan import Operation, Outcome
+from popoto_async.plan import Operation, Outcome, Test
+from popoto_async.planning.read import plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
 from popoto_async.records import State, encode, failure, stored_values
@@ -250,3 +251,27 @@ class Delete(Change):
         """The instance is a new one again."""
         self.value = bool(outcome[1])
         forget(self.schema, self.state)
+
+
+class Matching:
+    """A change that is made only if the record satisfies a test at that moment; whether it was, which `made` counts."""
+
+    def __init__(self, change: Change, test: Test, made: Callable[[], None]) -> None:
+        self.schema = change.schema
+        self._change, self._test, self._made = change, test, made
+        self.overtaken, self.withdraw = change.overtaken, change.withdraw
+
+    def plan(self, binding: Binding) -> Operation:
+        """The change, behind the test of the record as it is stored."""
+        origin = self._change.state.get("_key") or self._change.key
+        return plan_matching(binding, self._test, origin, self._change.plan(binding))
+
+    def conclude(self, outcome: Outcome, binding: Binding) -> bool | None:
+        """False where the record doesn't match any more, or is gone; None where it has to be sent again."""
+        if outcome[0] in (b"unmatched", b"gone"):
+            self._change.withdraw()
+            return False
+        done: bool | None = self._change.conclude(outcome, binding)
+        if done:
+            self._made()
+        return done

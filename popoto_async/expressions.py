@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 import msgspec
@@ -14,8 +15,23 @@ from popoto_async.errors import CorruptRecord, InvalidLookup, NotLoaded, shorten
 from popoto_async.types import T
 
 
-class Expression(msgspec.Struct, frozen=True):
+class Expression:
     """A condition or a combination of conditions."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        raise InvalidLookup(
+            "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()",
+            model=getattr(self, "model", None),
+            field=getattr(self, "field", None),
+        )
+
+
+class Node(Expression):
+    """What combines into trees."""
+
+    __slots__ = ()
 
     def __and__(self, other: Expression | bool) -> And:
         return And((self, other)) if isinstance(other, Expression) else NotImplemented
@@ -31,15 +47,8 @@ class Expression(msgspec.Struct, frozen=True):
     def __invert__(self) -> Not:
         return Not(self)
 
-    def __bool__(self) -> bool:
-        raise InvalidLookup(
-            "a condition has no truth value of its own: combine conditions with & | ~ and pass them to filter()",
-            model=getattr(self, "model", None),
-            field=getattr(self, "field", None),
-        )
 
-
-class Condition(Expression, frozen=True):
+class Condition(Node, msgspec.Struct, frozen=True):
     """One field, one lookup, one value. `model` is the class the field was taken from, where it is known."""
 
     field: str
@@ -48,30 +57,61 @@ class Condition(Expression, frozen=True):
     model: str | None = None
 
 
-class And(Expression, frozen=True):
+class And(Node, msgspec.Struct, frozen=True):
     """True where all children are."""
 
     children: tuple[Expression, ...]
 
 
-class Or(Expression, frozen=True):
+class Or(Node, msgspec.Struct, frozen=True):
     """True where one child is."""
 
     children: tuple[Expression, ...]
 
 
-class Not(Expression, frozen=True):
+class Not(Node, msgspec.Struct, frozen=True):
     """True where the child is not."""
 
     child: Expression
 
 
-class Through(Expression, frozen=True):
+class Through(Node, msgspec.Struct, frozen=True):
     """True where the record that a relation leads to satisfies the child."""
 
     field: str
     child: Expression
     model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Q(Expression):
+    """Conditions and lookups, all of which have to hold: `Q(cuisine="Thai", rating__gte=4) | ~Q(open=True)`.
+
+    Takes what `filter()` takes, combines with `&`, `|` and `~` with other Qs and with conditions (`Model.rating >= 4`),
+    to any depth. It belongs to no model yet: names and values are checked when `filter()` or `exclude()` takes it. A Q
+    of nothing says nothing, wherever it stands, so that `q = Q()` can be a beginning: `q |= Q(name=name)`.
+    """
+
+    conditions: tuple[Expression | bool, ...]
+    lookups: tuple[tuple[str, Any], ...]
+
+    def __init__(self, *conditions: Expression | bool, **lookups: Any) -> None:
+        object.__setattr__(self, "conditions", conditions)
+        object.__setattr__(self, "lookups", tuple(lookups.items()))
+
+    def __and__(self, other: Expression | bool) -> Q:
+        return Q(self, other) if isinstance(other, Expression) else NotImplemented
+
+    def __or__(self, other: Expression | bool) -> Q:
+        return Q(Or((self, other))) if isinstance(other, Expression) else NotImplemented
+
+    if TYPE_CHECKING:  # as in Node
+
+        def __rand__(self, other: bool) -> Q: ...
+        def __ror__(self, other: bool) -> Q: ...
+
+    def __invert__(self) -> Q:
+        return Q(Not(self))
 
 
 class Attr(Generic[T]):

@@ -345,14 +345,13 @@ class Lane:
 
     async def _evaluate(self, wire: Wire, call: Call) -> None:
         """Have the script run; a server that lacks it is given it."""
-        read_only = not call.writes and wire.server.has_read_only_scripts
-        script = load("read.lua" if read_only else "run.lua")
+        script = load("run.lua" if call.writes else "read.lua")
         resend = self._left
         self._stats.resent += resend
         header = call.header
-        if not read_only:
-            header = {**header, "lane": self._key, "seq": self._sequence, "resend": resend and call.writes}
-        command = "EVALSHA_RO" if read_only else "EVALSHA"
+        if call.writes:
+            header = {**header, "lane": self._key, "seq": self._sequence, "resend": resend}
+        command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         key = call.tickets[0].operation.layout.klass
         arguments = (command, script.sha, 1, key, _encode(header), *call.values)
         self._left = True

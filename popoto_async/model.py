@@ -39,13 +39,16 @@ class Model:
     _meta: ClassVar[Schema]
     _plain: ClassVar[bool] = True
     """Whether nothing of this class wants to happen around a save."""
+    _plain_delete: ClassVar[bool] = True
+    """The same of a deletion."""
     _classes: ClassVar[dict[str, type[Model]]] = {}
     query: ClassVar[QueryDescriptor] = QueryDescriptor()
 
     def __init_subclass__(cls, *, init: bool = True, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._meta = declare(cls)
-        cls._plain = all(getattr(cls, name) is getattr(Model, name) for name in ("save", "before_save", "after_save"))
+        cls._plain = _inherits(cls, "save", "before_save", "after_save")
+        cls._plain_delete = _inherits(cls, "delete", "before_delete", "after_delete")
         _register(cls)
         link(cls)
 
@@ -352,6 +355,11 @@ class Model:
     ) -> Summary:
         """Delete many instances, each as `delete()` would. Never raises for one record."""
         return await bulk.each(items, bulk.with_instances(cls, lambda item: item.delete()), on_outcome, progress)
+
+
+def _inherits(cls: type[Model], *names: str) -> bool:
+    """Whether these are the methods of `Model` itself."""
+    return all(getattr(cls, name) is getattr(Model, name) for name in names)
 
 
 def _call_timeout(cls: type[Model], values: dict[str, Any]) -> float | None:

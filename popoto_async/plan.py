@@ -200,6 +200,17 @@ class ByDistance(msgspec.Struct, frozen=True):
     longitude: float
 
 
+OrderBy = Walk | ByKey | ByStored | ByDistance
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a record stands in the orders of a query: its key, its stored text for each, the score of each index."""
+
+    key: str
+    texts: tuple[bytes | None, ...]
+    scores: tuple[str | None, ...]
+
+
 # What the dispatcher sends ------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Collection, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
 
 import msgspec
@@ -11,34 +11,29 @@ from msgspec.structs import replace
 
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import InvalidLookup, ModelException, MultipleResults, NotAwaited, shorten
-from popoto_async.expressions import And, Attr, Condition, Expression, Not, Or, Order, parse_order
-from popoto_async.fields.base import Field
-from popoto_async.fields.geo_field import UNITS, Coordinates, haversine
+from popoto_async.expressions import Attr, Expression, Order, Q, parse_order
 from popoto_async.pending import verb
-from popoto_async.plan import ByDistance, ByKey, Operation, Test
+from popoto_async.plan import ByDistance, ByKey, Test
 from popoto_async.planning.read import (
     ReadPlan,
     all_of,
-    checked,
     default_order,
     equalities,
-    merge_key,
     order_by,
     own_field,
-    parse_lookup,
-    plan_select,
     to_test,
     unindexed,
 )
 from popoto_async.planning.relations import steps
-from popoto_async.records import ask, failure, fill, load, not_found, require_concrete
+from popoto_async.queries import asking, changing, collecting, explaining, paging
+from popoto_async.queries.explaining import Explanation
+from popoto_async.queries.paging import Page
+from popoto_async.queries.selecting import Found, Selection, builder
+from popoto_async.records import load, not_found, require_concrete
 from popoto_async.references import prefetch, tree
-from popoto_async.schema import Binding, Schema
+from popoto_async.schema import Schema
 
 M = TypeVar("M")
-
-ADMISSION = 15
-"""Estimated cost of planning a read, in microseconds of this process."""
 
 
 MOST = 2**53
@@ -47,10 +42,6 @@ MOST = 2**53
 
 class UnindexedFilterWarning(UserWarning):
     """A filter on a field without an index, with nothing else to narrow it: the whole class is read, in chunks."""
-
-
-Found = tuple[bytes, list[bytes | None]]
-"""One row of an answer: the record's key, and its stored texts in the order of the columns asked for."""
 
 
 class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
@@ -85,36 +76,36 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
         Raises InvalidLookup for an unknown field or lookup or a value of the wrong type, and MissingPartition.
         """
-        schema, query = self._schema, self
-        for name, method in (("limit", "limit"), ("offset", "offset"), ("order_by", "order_by"), ("values", "values")):
+        query = self
+        for name in ("limit", "offset", "order_by", "values"):
             if name in lookups:
                 value = lookups.pop(name)
                 arguments = value if isinstance(value, (tuple, list)) else (value,)
                 if value is not None:
-                    query = getattr(query, method)(*arguments)
-        children: list[Expression] = []
-        for condition in conditions:
-            if not isinstance(condition, Expression):
-                raise InvalidLookup(
-                    f"{schema.model}: filter() takes conditions, not {shorten(condition)}",
-                    model=schema.model,
-                    value=condition,
-                    hint=f"compare fields of the class: {schema.model}.{next(iter(schema.fields))} == …",
-                )
-            children.append(_check(schema, condition))
-        children.extend(parse_lookup(schema, name, value) for name, value in lookups.items())
-        if not children:
-            return query
-        expression = And(tuple(children))
-        known = dict(query._known)
+                    query = getattr(query, name)(*arguments)
+        return query._narrowed(Q(*conditions, **lookups))
+
+    def exclude(self, /, *conditions: Expression | bool, **lookups: Any) -> Self:
+        """Without the records that satisfy all of this: `exclude(a=1, b=2)` is not (a = 1 and b = 2).
+
+        A null equals nothing but null, so `exclude(a=1)` keeps the records in which `a` is null.
+        """
+        return self._narrowed(~Q(*conditions, **lookups))
+
+    def _narrowed(self, asked: Q) -> Self:
+        schema = self._schema
+        expression = asking.resolved(schema, asked)
+        if expression is None:
+            return self
+        known = dict(self._known)
         test = to_test(schema, expression, known)
         known.update(equalities(expression))
         return replace(
-            query,
-            _tests=(*query._tests, test),
+            self,
+            _tests=(*self._tests, test),
             _known=tuple(known.items()),
-            _distance=_distance(schema, expression) or query._distance,
-            _labels=(*query._labels, *(f"{name}={shorten(value)}" for name, value in lookups.items())),
+            _distance=asking.distance(schema, expression) or self._distance,
+            _labels=(*self._labels, *asking.shown(expression)),
         )
 
     def order_by(self, *fields: str | Attr[Any]) -> Self:
@@ -194,22 +185,16 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     @verb
     async def all(self) -> list[M]:
         """The records (or dicts, after `values`)."""
-        plan = self._plan("rows")
-        build = self._builder(plan)
-        rows = [build(key, row) async for page in self._pages(plan) for key, row in page]
-        await self._complete(rows)
-        return rows
+        selection = self._selection("rows")
+        return await self._built(selection, await selection.found())
 
     def __await__(self) -> Generator[Any, Any, list[M]]:
         return self.all().__await__()
 
     async def __aiter__(self) -> AsyncIterator[M]:
-        plan = self._plan("rows")
-        build = self._builder(plan)
-        async for page in self._pages(plan):
-            rows = [build(key, row) for key, row in page]
-            await self._complete(rows)
-            for one in rows:
+        selection = self._selection("rows")
+        async for page in selection.pages():
+            for one in await self._built(selection, page):
                 yield one
 
     @verb
@@ -263,23 +248,77 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     async def count(self) -> int:
         """How many there are, counted on the server."""
         total = 0
-        async for counted in self._calls(self._plan("count")):
+        async for counted in self._selection("count").calls():
             total += counted[1]
         return total
 
     @verb
     async def exists(self) -> bool:
         """Whether there is any."""
-        plan = replace(self._plan("keys"), limit=1 if self._limit is None else min(self._limit, 1))
-        async for page in self._pages(plan):
-            if page:
-                return True
-        return False
+        selection = self._selection("keys").planned(limit=1 if self._limit is None else min(self._limit, 1))
+        return bool(await selection.found())
 
     @verb
     async def keys(self) -> list[str]:
         """The keys of the records, in order."""
-        return [key.decode() async for page in self._pages(self._plan("keys")) for key, _ in page]
+        return [key.decode() for key, _ in await self._selection("keys").found()]
+
+    @verb
+    async def in_bulk(self, keys: Collection[Any]) -> dict[Any, M]:
+        """The records of this query with these keys, by what was given for each; those that there are not are absent.
+
+        A key is the value of the key field, a tuple of values where several fields make the key, or a redis_key (a text
+        that begins with the model's name and a colon; write such a value as a tuple of one). One round trip for each
+        100 keys.
+        """
+        self._require_whole("in_bulk")
+        selection = self._selection("rows", narrow=True)
+        items, found = await collecting.in_bulk(selection, keys)
+        return dict(zip(items, await self._built(selection, found), strict=True))
+
+    @verb
+    async def page(self, size: int, cursor: str | None = None) -> Page[M]:
+        """The next `size` records, and the cursor of the page after them: a text to give to `page()` of the same query.
+
+        No record is shown twice or left out because others come and go between pages; one whose own place changes
+        stands where it is when its page is read. A page costs a page, however many came before it, where the order is
+        that of an index. One round trip. InvalidLookup for a cursor of another query.
+        """
+        if self._natural("page()", size) == 0:
+            raise self._takes("page() takes a size of 1 or more", size)
+        selection = self._selection("rows")
+        found, following = await paging.page(selection, size, cursor)
+        return Page(await self._built(selection, found), following)
+
+    @verb
+    async def explain(self) -> Explanation:
+        """How this query is answered: it is run, and its rows are thrown away. `str()` of the answer is for people."""
+        return await explaining.explain(self._selection("rows"), repr(self))
+
+    # Changes -----------------------------------------------------------------------------------------------------
+
+    @verb
+    async def update(self, /, **values: Any) -> int:
+        """Give these values to all records of the query; how many there were.
+
+        Each record is changed whole or not at all, in one script with its indexes, and only if it still matches then.
+        Records are found and changed some hundred at a time, two round trips for each: it is no snapshot. With a limit
+        or an offset their keys are found first, all of them. `before_save` and `after_save` are called for each (a
+        `save` of your own is not). ValidationError before anything is sent; the first failure of a record, such as
+        a UniqueViolation, or AlreadyExists where a changed key is taken, ends it and tells how many were changed.
+        """
+        return await changing.update(replace(self, _values=None)._selection("rows"), values)
+
+    @verb
+    async def delete(self) -> int:
+        """Delete all records of the query; how many there were. Each as `update` changes it, with its hooks."""
+        return await changing.delete(replace(self, _values=None)._selection("rows"))
+
+    def _require_whole(self, what: str) -> None:
+        if self._limit is not None or self._offset:
+            raise InvalidLookup(
+                f"{self._schema.model}: {what}() takes a query without limit and offset", model=self._schema.model
+            )
 
     # Planning ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +326,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     def _test(self) -> Test:
         return all_of(self._tests)
 
-    def _plan(self, mode: str) -> ReadPlan:
+    def _selection(self, mode: str, *, narrow: bool = False) -> Selection:
         schema, test, known = self._schema, self._test, dict(self._known)
         require_concrete(schema)
         if self._prefetch and self._values is not None:
@@ -295,7 +334,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
                 f"{schema.model}: values() gives dicts, in which nothing can be prefetched",
                 hint="leave one of them out",
             )
-        slow = unindexed(test)
+        slow = [] if narrow else unindexed(test)
         if slow:
             names = ", ".join(f"{schema.model}.{name}" for name in slow)
             warnings.warn(
@@ -312,83 +351,22 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         columns = schema.columns if self._values is None else self._values
         if self._distance and self._distance[0].field not in columns:
             columns = (*columns, self._distance[0].field)
-        return ReadPlan(test, tuple(orders), mode, self._offset, self._limit, columns if mode == "rows" else ())
+        shown = columns if mode == "rows" else ()
+        plan = ReadPlan(test, tuple(orders), mode, self._offset, self._limit, shown)
+        return Selection(self._model, plan, self._timeout)
 
-    async def _backwards_by_key(self) -> M | None:
-        plan = replace(self._plan("rows"), limit=1, offset=0, orders=((ByKey(), True),))
-        build = self._builder(plan)
-        async for page in self._pages(plan):
-            for key, row in page:
-                one = build(key, row)
-                await self._complete([one])
-                return one
-        return None
-
-    async def _complete(self, rows: list[M]) -> None:
+    async def _built(self, selection: Selection, found: list[Found]) -> list[M]:
+        """The results of some rows, with what was to be prefetched."""
+        build = builder(self._model, selection.plan.columns, self._values, self._distance)
+        rows = [build(key, row) for key, row in found]
         if self._prefetch and rows:
             await prefetch(rows, tree(self._prefetch), self._timeout)
+        return rows
 
-    # Executing ---------------------------------------------------------------------------------------------------
-
-    async def _calls(self, plan: ReadPlan) -> AsyncIterator[Any]:
-        """The outcomes of the calls that it takes, each one's cursor given to the next."""
-        schema = self._schema
-        cursor: bytes | None = None
-        at = 3 if plan.mode == "count" else 4
-
-        def select(bound: Binding) -> Operation:
-            return plan_select(bound, plan, offset=plan.offset, limit=plan.limit, cursor=cursor)
-
-        while True:
-            status, outcome, binding = await ask("query", schema, select, cost=ADMISSION, timeout=self._timeout)
-            if status not in (b"ok", b"more"):
-                raise failure(schema, "", {}, outcome, binding)
-            yield outcome
-            if status == b"ok":
-                return
-            cursor = outcome[at]
-
-    async def _pages(self, plan: ReadPlan) -> AsyncIterator[list[Found]]:
-        """The rows as they come; those of a sorted answer that took several calls, merged, at the end."""
-        parts: list[tuple[list[Any], Found]] = []
-        async for outcome in self._calls(plan):
-            keys, rows = outcome[1], outcome[2]
-            page = list(zip(keys, rows or [[]] * len(keys), strict=True))
-            marks = outcome[5] if len(outcome) > 5 else None
-            if marks is None:
-                yield page
-            else:
-                parts.extend((merge_key(plan, item[0], mark), item) for item, mark in zip(page, marks, strict=True))
-                parts.sort(key=_first)
-                if plan.limit is not None:
-                    del parts[plan.offset + plan.limit :]
-        if parts:
-            yield [item for _, item in parts[plan.offset :]]
-
-    def _builder(self, plan: ReadPlan) -> Callable[[bytes, list[bytes | None]], M]:
-        """What makes a result of a row."""
-        schema, model = self._schema, self._model
-        fields = [schema.fields[name] for name in plan.columns if name in schema.fields]
-        distance = _measure(self._distance, fields)
-        if self._values is None:
-
-            def build_instance(key: bytes, row: list[bytes | None]) -> Any:
-                instance = fill(model, key.decode(), row)
-                if distance:
-                    instance.__dict__.update(distance(row))
-                return instance
-
-            return build_instance
-        shown = fields[: len(self._values)]
-
-        def build_dict(key: bytes, row: list[bytes | None]) -> Any:
-            values = {
-                field.name: None if raw is None else field.plain(_read(field, key, raw))
-                for field, raw in zip(shown, row, strict=False)
-            }
-            return {**values, **distance(row)} if distance else values
-
-        return build_dict
+    async def _backwards_by_key(self) -> M | None:
+        selection = self._selection("rows").planned(limit=1, offset=0, orders=((ByKey(), True),))
+        found = await self._built(selection, await selection.found())
+        return found[0] if found else None
 
     # Used without await ------------------------------------------------------------------------------------------
 
@@ -432,52 +410,5 @@ class QueryDescriptor:
         return Query(owner)
 
 
-def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
-    try:
-        return field.decode(raw)
-    except Exception as error:  # whatever a decoder raises, the bytes are not a value
-        raise field.corrupt(key.decode(), raw) from error
-
-
-def _first(part: tuple[list[Any], Found]) -> list[Any]:
-    return part[0]
-
-
 def _shown(lookups: dict[str, Any], labels: tuple[str, ...]) -> str:
     return ", ".join([*labels, *(f"{name}={shorten(value)}" for name, value in lookups.items())]) or "anything"
-
-
-def _check(schema: Schema, expression: Expression) -> Expression:
-    if isinstance(expression, Condition):
-        return checked(schema, expression)
-    if isinstance(expression, Not):
-        _check(schema, expression.child)
-    elif isinstance(expression, (And, Or)):
-        for child in expression.children:
-            _check(schema, child)
-    return expression
-
-
-def _distance(schema: Schema, expression: And) -> tuple[ByDistance, str] | None:
-    lookups: dict[str, dict[str, Any]] = {}
-    for child in expression.children:
-        if isinstance(child, Condition):
-            lookups.setdefault(child.field, {})[child.lookup] = child.value
-    found = [wanted for name, asked in lookups.items() if (wanted := schema.fields[name].distances(asked))]
-    return found[0] if found else None
-
-
-def _measure(distance: tuple[ByDistance, str] | None, fields: list[Field[Any]]) -> Any:
-    """What tells the distance of a row, as results carry it."""
-    if distance is None:
-        return None
-    by, unit = distance
-    centre = Coordinates(by.latitude, by.longitude)
-    at = next(index for index, field in enumerate(fields) if field.name == by.field)
-
-    def measure(row: list[bytes | None]) -> dict[str, Any]:
-        raw = row[at]
-        metres = None if raw is None else haversine(centre, fields[at].decode(raw))
-        return {"_geo_distance": None if metres is None else metres / UNITS[unit], "_geo_distance_unit": unit}
-
-    return measure

@@ -120,6 +120,17 @@ def load(cls: Any, given: Mapping[str, Any], timeout: float | None = None) -> Co
     return fly(schema.model, "load", database_of(schema), lambda now: Load(cls, given), LOAD_ADMISSION, timeout)
 
 
+async def load_by_key(cls: Any, key: str, timeout: float | None = None) -> Any:
+    """The record under a key, or None."""
+    schema: Schema = cls._meta
+    status, outcome, binding = await ask(
+        "load", schema, lambda bound: plan_load(bound, key), cost=LOAD_ADMISSION, timeout=timeout
+    )
+    if status != b"ok":
+        raise failure(schema, key, {}, outcome, binding)
+    return fill(cls, key, outcome[1]) if outcome[1] else None
+
+
 # Values --------------------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ RANKS = {
     "saving": 7.2,
     "bulk": 7.3,
     "transactions": 7.3,
+    "queries": 7.35,
     "query": 7.4,
     "relations": 7.5,
     "maintenance": 7.5,

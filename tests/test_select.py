@@ -319,6 +319,7 @@ async def test_queries_where_the_server_has_no_read_only_scripts(
         for question in QUESTIONS:
             await check(question, ROWS)
     assert counted.calls["evalsha_ro"] == 0
+    assert set(counted.calls) & {"set", "zadd", "zrem", "hset", "del"} == set()
 
 
 # Many records --------------------------------------------------------------------------------------------------------

@@ -392,9 +392,9 @@ async def test_texts_that_come_and_go_meanwhile(db: Database, clean_server: Serv
             expected = {one.name for one in await Person.query.filter(**lookups)}
             found, moved = [], set()
             query = Person.query.filter(**lookups).values("name")
-            plan = query._plan("rows")
+            selection = query._selection("rows")
             number = 0
-            async for outcome in query._calls(plan):
+            async for outcome in selection.calls():
                 found += [key.decode().partition(":")[2] for key in outcome[1]]
                 for step in (number, -number - 1):
                     name = names[step % len(names)].partition(":")[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -29,13 +28,16 @@ from popoto_async.plan import (
     Nothing,
     OneOf,
     Operation,
+    OrderBy,
+    Place,
     Range,
     Refers,
     Stored,
     Test,
     Via,
-    Walk,
 )
+from popoto_async.planning.labels import label
+from popoto_async.planning.ranges import is_point, narrowed
 from popoto_async.schema import Binding, Schema
 
 BUDGET = 2000
@@ -44,11 +46,13 @@ BUDGET = 2000
 COUNT_BUDGET = 6000
 """The same for a count, which reads no rows."""
 
+MATCH_COST = 10
+"""Server time in microseconds to look up one record in the indexes that a test names."""
+
 EXPECTED_ROWS = 120
 """Rows that a query without a limit is expected to return, when calls are filled."""
 
 Known = Mapping[str, Any]
-OrderBy = Walk | ByKey | ByStored | ByDistance
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------
@@ -197,6 +201,7 @@ def all_of(tests: Iterable[Test]) -> Test:
     flat: list[Test] = []
     for test in tests:
         flat.extend(test.children if isinstance(test, AllOf) else () if isinstance(test, Everything) else (test,))
+    flat = narrowed(flat)
     return flat[0] if len(flat) == 1 else AllOf(tuple(flat)) if flat else Everything()
 
 
@@ -247,17 +252,12 @@ def default_order(schema: Schema, test: Test) -> tuple[Order, ...]:
     if schema.options.order_by:
         return schema.options.order_by
     terms = test.children if isinstance(test, AllOf) else (test,)
-    ranges = {term.index for term in terms if isinstance(term, Range) and not _is_equality(term)}
+    ranges = {term.index for term in terms if isinstance(term, Range) and not is_point(term)}
     if len(ranges) == 1:
         owner = schema.owners[next(iter(ranges))]
         if isinstance(owner, Field):
             return (Order(owner.name),)
     return ()
-
-
-def _is_equality(test: Range) -> bool:
-    """Whether all that satisfy it are equal. Different bounds can share a score: then their texts tell."""
-    return test.low == test.high and len({operand for _, operand in test.exact}) < 2
 
 
 def order_by(schema: Schema, order: Order, known: Known) -> OrderBy:
@@ -276,8 +276,9 @@ def order_by(schema: Schema, order: Order, known: Known) -> OrderBy:
 class _Writer:
     """Writes tests as the maps of a select, collecting their binary values."""
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(self, binding: Binding, *, labels: bool = False) -> None:
         self.binding = binding
+        self.labels = labels
         self.values: list[bytes] = []
         self.also: dict[str, None] = {}
 
@@ -288,6 +289,8 @@ class _Writer:
     def node(self, test: Test) -> dict[str, Any]:
         """A test as the select script reads it."""
         node: dict[str, Any] = _NODES[type(test)](self, test)
+        if self.labels:
+            node["label"] = label(test)
         return node
 
     def children(self, name: str, tests: Sequence[Test]) -> dict[str, Any]:
@@ -352,6 +355,15 @@ class _Writer:
             "v": list(range(first, len(self.values))),
         }
 
+    def place(self, place: Place) -> dict[str, Any]:
+        """The place that a page goes on after."""
+        at: list[int | bool] = []
+        for text in place.texts:
+            at.append(text is not None and len(self.values))
+            if text is not None:
+                self.values.append(text)
+        return {"key": place.key, "at": at, "scores": [score or False for score in place.scores]}
+
     def order(self, by: OrderBy, descending: bool) -> dict[str, Any]:
         """An order."""
         if isinstance(by, ByKey):
@@ -396,6 +408,8 @@ class ReadPlan(msgspec.Struct, frozen=True):
     offset: int
     limit: int | None
     columns: tuple[str, ...]
+    after: Place | None = None
+    """Only records that stand after this place."""
 
 
 def plan_select(
@@ -406,9 +420,10 @@ def plan_select(
     limit: int | None,
     cursor: bytes | None = None,
     budget: int | None = None,
+    explain: bool = False,
 ) -> Operation:
-    """One call's part of a query."""
-    writer = _Writer(binding)
+    """One call's part of a query; with `explain`, one that also reports what it did."""
+    writer = _Writer(binding, labels=explain)
     body: dict[str, Any] = {
         "mode": plan.mode,
         "where": writer.node(plan.test),
@@ -417,48 +432,37 @@ def plan_select(
         "fields": plan.columns,
         "budget": budget or (COUNT_BUDGET if plan.mode == "count" else BUDGET),
     }
+    if plan.after is not None:
+        body["after"] = writer.place(plan.after)
     if plan.orders:
         body["order"] = [writer.order(by, descending) for by, descending in plan.orders]
     if cursor is not None:
         body["cursor"] = msgspec.Raw(cursor)
     rows = EXPECTED_ROWS if limit is None else min(limit, BUDGET // 4)
     cost = 60 + (6 * rows if plan.mode == "rows" else 200)
+    if explain:
+        body["explain"] = True
     # What a query finds through relations depends on other models' records: those may be written in between.
-    join = None if cursor or writer.also else (plan, offset, limit)
+    join = None if cursor or explain or writer.also else (plan, offset, limit)
     size = sum(map(len, writer.values))
     return Operation(
         "select", binding.layout, body, tuple(writer.values), False, cost, size, join, also=tuple(writer.also)
     )
 
 
-def merge_key(plan: ReadPlan, key: bytes, marks: Sequence[bytes | None]) -> list[Any]:
-    """What rows of several calls are merged by: comparable with `<`, nulls last in both directions."""
-    found: list[Any] = []
-    for (by, descending), mark in zip(plan.orders, marks, strict=False):
-        found.append(_Mark(mark, _is_number(by), descending))
-    found.append(_Mark(key, False, plan.orders[0][1] if plan.orders else False))
-    return found
-
-
-def _is_number(by: OrderBy) -> bool:
-    if isinstance(by, ByDistance):
-        return True
-    return not isinstance(by, ByKey) and (by.compare == "number" or (isinstance(by, Walk) and not by.tie))
-
-
-class _Mark:
-    """A value rows are ordered by."""
-
-    __slots__ = ("descending", "value")
-
-    def __init__(self, mark: bytes | None, number: bool, descending: bool) -> None:
-        self.value: Any = mark if mark is None or not number else Decimal(mark.decode())
-        self.descending = descending
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Mark) and self.value == other.value
-
-    def __lt__(self, other: _Mark) -> bool:
-        if self.value is None or other.value is None:
-            return other.value is None and self.value is not None
-        return bool(self.value > other.value if self.descending else self.value < other.value)
+def plan_matching(binding: Binding, test: Test, key: str, change: Operation) -> Operation:
+    """A change of one record, to be made only if the record satisfies a test at that moment."""
+    writer = _Writer(binding)
+    body = {"key": key, "where": writer.node(test)}
+    size = change.size + sum(map(len, writer.values))
+    return Operation(
+        "matching",
+        binding.layout,
+        body,
+        tuple(writer.values),
+        True,
+        change.cost + MATCH_COST,
+        size,
+        steps=(change,),
+        also=(*writer.also, *change.also),
+    )

@@ -1,16 +1,16 @@
 -- purpose: find records by a condition, in an order, a page at a time, without writing anything
 -- keys: the records, the index keys named by op.where and op.order, $Class
--- args: the operation as docs/architecture.md has it; values of stored conditions are at op.at
+-- args: the operation as docs/architecture.md has it; values of stored conditions and of op.after are at op.at
 -- reply: ok keys rows examined | more keys rows examined cursor | ok n examined | more n examined cursor
+-- include: lib/commands.lua
 -- include: lib/query.lua
 -- include: lib/count.lua
 -- include: lib/choice.lua
 -- include: lib/collect.lua
 -- include: lib/scan.lua
+-- include: lib/explain.lua
 
-operations.select = function(call, op, model)
-  tree.now = call.now
-  local query = describe(op, model)
+local function answer(op, query)
   local counted = op.mode == 'count' and not op.cursor and count_by_index(query)
   if counted then
     return {'ok', math.max(0, math.min(counted - query.offset, query.limit)), 0}
@@ -20,5 +20,16 @@ operations.select = function(call, op, model)
   local plan = op.cursor and choice.resumed(op.cursor) or choice.plan(query)
   local collected = collectors[op.mode](query, plan)
   scan(query, plan, collected)
+  if plan.at and query.spare then
+    plan = choice.instead(query)
+    collected = collectors[op.mode](query, plan)
+    scan(query, plan, collected)
+  end
+  query.plan = plan
   return collected.reply(plan.at and choice.cursor(query, plan))
+end
+
+operations.select = function(call, op, model)
+  tree.now = call.now
+  return op.explain and explain(op, model, answer) or answer(op, describe(op, model))
 end

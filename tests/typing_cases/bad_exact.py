@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from popoto_async import Attr, AutoKeyField, GeoField, IndexedField, IntField, KeyField, Model, SortedField
+from popoto_async import Attr, AutoKeyField, GeoField, IndexedField, IntField, KeyField, Model, Q, SortedField
 
 
 class Restaurant(Model):
@@ -54,6 +54,12 @@ async def verbs() -> None:
     for _ in Restaurant.query:  # E
         pass
     Restaurant.query.filtre()  # E
+    Restaurant.query.filter(Q("name"))  # E
+    Restaurant.query.exclude("name")  # E
+    c: list[str] = await Restaurant.query.update(seats=3)  # E
+    await Restaurant.query.page("10")  # E
+    for _ in await Restaurant.query.page(10).rows:  # E
+        pass
     Restaurant.create().name  # E not awaited
     await Restaurant.create(if_exists="never")  # E
-    print(a, b)
+    print(a, b, c)

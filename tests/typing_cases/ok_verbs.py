@@ -2,7 +2,19 @@
 
 from typing import Any, assert_type
 
-from popoto_async import Attr, IndexedField, KeyField, Model, Query, SortedField, Summary, transaction
+from popoto_async import (
+    Attr,
+    Explanation,
+    IndexedField,
+    KeyField,
+    Model,
+    Page,
+    Q,
+    Query,
+    SortedField,
+    Summary,
+    transaction,
+)
 from popoto_async.expressions import Condition
 
 
@@ -54,9 +66,28 @@ async def queries() -> None:
     assert_type(await query.exists(), bool)
     assert_type(await query.keys(), list[str])
     assert_type(await query.values("name"), list[dict[str, Any]])
+    assert_type(query.exclude(Restaurant.name == "x", rating=4), Query[Restaurant])
+    assert_type(await query.in_bulk(["x", "y"]), dict[Any, Restaurant])
+    assert_type(await query.update(cuisine="Lao"), int)
+    assert_type(await query.delete(), int)
+    assert_type(await query.page(10), Page[Restaurant])
+    assert_type(await query.values("name").page(10, cursor="x"), Page[dict[str, Any]])
+    assert_type((await query.page(10)).cursor, str | None)
+    assert_type([r.rating for r in await query.page(10)], list[float])
+    assert_type(await query.explain(), Explanation)
     async for r in query:
         assert_type(r, Restaurant)
     assert_type([r.name async for r in query], list[str])
+
+
+def trees() -> Query[Restaurant]:
+    q = Q()
+    for name in ("x", "y"):
+        q |= Q(name=name, rating__gte=4)
+    q &= ~Q(cuisine="Thai")
+    assert_type(q | (Restaurant.rating >= 4), Q)
+    assert_type(Q(Restaurant.cuisine == "Thai") & (Restaurant.cuisine == "Lao"), Q)
+    return Restaurant.query.filter(q, Q(name="x") | Q(name="y"), Restaurant.rating < 5, (Restaurant.rating > 3) & q)
 
 
 class Base(Model):

@@ -2,6 +2,7 @@
 -- defines: choice
 -- include: lib/estimate.lua
 -- include: lib/strata.lua
+-- include: lib/view.lua
 
 -- A plan is {kind, …}: where candidates come from and, once it is begun, how far it got. A cursor is a plan, packed.
 -- `sorted` says that candidates don't come in order: the pages of several calls are to be merged by their marks.
@@ -41,6 +42,13 @@ local function ring_depth(query, term, enough)
   return least
 end
 
+-- The most halvings after which a disc still holds the place that the query goes on from.
+local function place_depth(query, term)
+  local by, text = query.orders[1], query.after and query.after.texts[1]
+  local away = text and geo.distance(by.lat, by.lon, geo.position(text)) or 0
+  return away > 0 and math.floor(math.log(ring(query, term, 0, true).r / away) / math.log(2)) or math.huge
+end
+
 -- Plans that bring records in the first order, by what that is; each is offered with an estimate of its cost.
 local offers = {}
 
@@ -77,6 +85,7 @@ function offers.distance(query, offer)
       local size = estimate.size(term, query.model)
       local enough, cost = until_full(query, size, number)
       local depth = enough < size and ring_depth(query, term, 2 * enough) or 0
+      depth = math.max(0, math.min(depth, place_depth(query, term)))
       offer({kind = 'rings', term = number, sorted = true, depth = depth}, 2 * SORTED * cost)
     end
   end
@@ -94,6 +103,36 @@ local function drive_plan(query)
   return {kind = 'drive', picks = {}, sorted = query.op.mode ~= 'count'}
 end
 
+-- What going through the candidates of the cheapest condition takes at most, in the units of a budget; nil where an
+-- index doesn't say how many there are.
+function choice.bound(query)
+  local where, node = query.where, query.where
+  if not estimate.is_certain(where) then
+    return nil
+  end
+  if where.t == 'and' then
+    node = where.n[(estimate.cheapest(where, query.model))] or {t = 'all'}
+  end
+  local size, sources = estimate.size(node, query.model), estimate.sources(node)
+  local open, show = COST.open + COST.probe * (where.weight + 1), COST.show * math.min(size, query.want)
+  return sources * open + size * query.dearest + show
+end
+
+-- Where going through all candidates is sure to fit into the call, another plan has what is left beside it: should
+-- that not be enough, because conditions hold where they were not expected to, the call still ends with the answer.
+local function set_apart(query, plan)
+  local bound = plan.kind ~= 'drive' and plan.rival <= 2 * query.budget and choice.bound(query)
+  if bound and bound <= query.budget then
+    query.budget, query.spare = query.budget - bound, bound
+  end
+end
+
+-- The plan that was sure to fit, with what was set apart for it.
+function choice.instead(query)
+  query.budget, query.spare = query.budget + query.spare, nil
+  return begun(query, drive_plan(query))
+end
+
 function choice.plan(query)
   local best, rival = drive_plan(query), SORTED * estimate.cost(query.where, query.model)
   local least = rival
@@ -105,6 +144,7 @@ function choice.plan(query)
     end)
   end
   best.rival = rival
+  set_apart(query, best)
   return begun(query, best)
 end
 

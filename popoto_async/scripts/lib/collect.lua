@@ -38,7 +38,7 @@ local function collect_in_order(query, plan, show, reply)
     jump = function(position)
       local source = position.source
       if source.z and #source.tests + #source.excepts == 0 then
-        local jump = math.min(plan.skip, position.stop - position.next)
+        local jump = math.max(0, math.min(plan.skip, position.stop - position.next))
         plan.skip, position.next = plan.skip - jump, position.next + jump
       end
     end,
@@ -63,7 +63,7 @@ end
 -- Candidates that come in no order, or only by strata: the best of a call are shown when it ends.
 local function collect_sorted(query, plan)
   local kinds, view = order.kinds(query.orders), query.view
-  local best = order.best(query.orders, kinds, query.want)
+  local best = order.best(query.orders, kinds, query.want, query.after)
   local endless, resumed, added = query.want == math.huge, query.op.cursor, 0
 
   local function take(position, found)

@@ -123,6 +123,7 @@ by_type['or'] = function(node, model, picks)
 end
 
 function driver.sources(node, model, picks)
+  node.drives = true
   return by_type[node.t](node, model, picks)
 end
 

@@ -68,6 +68,31 @@ function estimate.size(node, model)
   return node.size
 end
 
+-- Whether sizes are those of indexes, no guesses, and nothing but indexes has to be gone through to know them.
+function estimate.is_certain(node)
+  if node.t == 'via' or node.t == 'text' then
+    return false
+  elseif node.t == 'not' then
+    return estimate.is_certain(node.n)
+  end
+  for _, part in ipairs((node.t == 'and' or node.t == 'or') and node.n or {}) do
+    if not estimate.is_certain(part) then
+      return false
+    end
+  end
+  return true
+end
+
+-- How many stretches of sorted sets hold the candidates of a node whose size is certain, at most.
+function estimate.sources(node)
+  if node.t == 'near' or node.t == 'box' then
+    return 1 + #geo.stretches(node)
+  elseif node.t == 'and' or node.t == 'or' then
+    return 1 + sum(node.n, estimate.sources)
+  end
+  return node.t == 'any' and #node.z or 1
+end
+
 -- The part of all records that a node is estimated to let through, its conditions taken as independent.
 function estimate.share(node, model)
   if node.t == 'stored' then

@@ -121,9 +121,26 @@ local function ordering(orders, kinds)
   end
 end
 
--- Keeps the best `want` of the items it is given, without ever holding many more.
-function order.best(orders, kinds, want)
+-- The place of a record in the orders as an item, from what it was ordered by (`after` of a query).
+local function item_at(orders, kinds, after)
+  local item = {key = after.key}
+  for i, by in ipairs(orders) do
+    local text = by.by == 'key' and after.key or after.texts[i]
+    if by.by == 'index' and kinds[i] == 'score' then
+      item[i] = after.scores[i] and tonumber(after.scores[i])
+    elseif text and by.by == 'distance' then
+      item[i] = geo.distance(by.lat, by.lon, geo.position(text))
+    else
+      item[i] = text and kinds[i] == 'number' and number_mark(text) or text
+    end
+  end
+  return item
+end
+
+-- Keeps the best `want` of the items it is given, without ever holding many more; only those after a place, if any.
+function order.best(orders, kinds, want, after)
   local items, before, worst = {}, ordering(orders, kinds), nil
+  local place = after and item_at(orders, kinds, after)
   local function cut()
     table.sort(items, before)
     for i = #items, want + 1, -1 do
@@ -132,7 +149,9 @@ function order.best(orders, kinds, want)
     worst = items[want]
   end
   return {
-    wants = function(item) return not worst or before(item, worst) end,
+    wants = function(item)
+      return (not worst or before(item, worst)) and (not place or before(place, item))
+    end,
     add = function(item)
       items[#items + 1] = item
       if #items > 2 * want + 100 then

@@ -5,6 +5,17 @@
 -- include: lib/view.lua
 
 local BUDGET = 2000
+-- What one look-up of a condition takes at most, in the units of a budget.
+local DEAREST_LOOKUP = 2
+
+-- What one candidate takes at most, but for being shown.
+local function dearest(op, where, orders)
+  local each = COST.walk + DEAREST_LOOKUP * where.weight
+  if op.mode == 'count' then
+    return each + (where.reads and COST.read or 0)
+  end
+  return each + COST.read + COST.sort_all + COST.probe * #orders
+end
 
 -- Orders without those that can't matter any more.
 local function significant(orders)
@@ -20,6 +31,18 @@ local function significant(orders)
     kept[#kept + 1] = by
   end
   return #kept > 0 and kept or {{by = 'key'}}
+end
+
+-- The place after which records count, with its texts: {key, texts, scores}, by order, false where there is none.
+local function place_of(after)
+  if not after then
+    return nil
+  end
+  local texts = {}
+  for i, at in ipairs(after.at) do
+    texts[i] = at and ARGV[tree.at + at]
+  end
+  return {key = after.key, texts = texts, scores = after.scores}
 end
 
 -- The operation with the terms of its conjunction, the orders that matter, and what may be read of records.
@@ -44,6 +67,6 @@ local function describe(op, model)
     op = op, model = model, columns = columns, where = where, orders = orders, view = tree.view,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
-    budget = op.budget or BUDGET, examined = 0,
+    dearest = dearest(op, where, orders), budget = op.budget or BUDGET, examined = 0, after = place_of(op.after),
   }
 end

@@ -61,6 +61,8 @@ function range.filter(node, members, view)
     local score, member = text and tonumber(text), members[i]
     if not score then
       inside[member] = false
+    elseif score < low or score > high then
+      inside[member] = false
     elseif score == low or score == high then
       inside[member] = (score ~= low or takes_low) and (score ~= high or takes_high)
       if inside[member] and node.x then
@@ -68,7 +70,7 @@ function range.filter(node, members, view)
         scores[member] = score
       end
     else
-      inside[member] = score > low and score < high
+      inside[member] = true
     end
   end
   local decided = #at_bound > 0 and decide_bound(node, at_bound, scores, view) or {}

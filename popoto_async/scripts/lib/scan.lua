@@ -12,11 +12,14 @@ local function is_spent(query)
   return query.examined >= query.budget or query.view.spent >= query.budget
 end
 
--- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did.
+-- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and no
+-- more than a first chunk of them should they cost the most they can.
 local function next_chunk(query, source)
   local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
-  local affordable = math.min((query.budget - query.view.spent) / rate, query.budget - query.examined)
-  local size = math.min(query.chunk, CHUNK.largest, affordable)
+  local left = query.budget - query.view.spent
+  local affordable = math.min(left / rate, query.budget - query.examined)
+  local certain = math.max(CHUNK.first, left / (query.dearest + COST.show))
+  local size = math.min(query.chunk, CHUNK.largest, affordable, certain)
   query.chunk = 2 * query.chunk
   return math.max(1, math.floor(size))
 end
@@ -42,7 +45,7 @@ end
 
 -- Goes through strata and sources from plan.at; leaves there where to go on, nothing when all is done.
 local function scan(query, plan, collect)
-  local at = plan.at or {stratum = 1, source = 1}
+  local at = plan.at or strata.start(query, plan)
   plan.at, query.chunk = nil, CHUNK.first
   local sources = strata[plan.kind](query, plan, at.stratum)
   while sources do

@@ -21,6 +21,9 @@ function strata.walk(query, plan, number)
   elseif by.by == 'index' and number == 1 then
     source = {z = by.z, lo = term and term.lo, hi = term and term.hi, in_order = not plan.sorted}
     source.tests = term and term.x and {term}
+    if plan.sorted and query.after then
+      source[by.desc and 'hi' or 'lo'] = query.after.scores[1]
+    end
   elseif by.nulls and not term and number == 2 then
     source = {z = by.nulls, in_order = #query.orders == 1}
   else
@@ -30,6 +33,23 @@ function strata.walk(query, plan, number)
   driver.source(source)
   driver.add_tests(source, query.terms, term)
   return {source}
+end
+
+-- Where a plan begins: a walk in order after the place that its query goes on from, one to be sorted at its score, and
+-- beyond all values after a null.
+function strata.start(query, plan)
+  local after, by, at = query.after, query.orders[1], {stratum = 1, source = 1}
+  if not after or plan.kind ~= 'walk' then
+    return at
+  end
+  local score = by.by == 'index' and after.scores[1]
+  if by.by == 'index' and not score then
+    at.stratum = 2
+  end
+  if not plan.sorted or (at.stratum == 2 and #query.orders == 1) then
+    at.member, at.score = after.key, score or '0'
+  end
+  return at
 end
 
 -- The ring of a disc around the centre of the order that is `depth` halvings smaller than the whole area.

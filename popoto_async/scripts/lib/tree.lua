@@ -167,7 +167,9 @@ function tree.filter(node, members, view)
   if #members == 0 then
     return members
   end
-  return filters[node.t](node, members, view)
+  local passing = filters[node.t](node, members, view)
+  node.asked, node.passed = (node.asked or 0) + #members, (node.passed or 0) + #passing
+  return passing
 end
 
 filters.via = function(node, members, view) return via.filter(node, members, view) end

@@ -1,0 +1,1 @@
+"""What queries are made of: what is asked, rows from the server, pages, changes by query, explanations."""

@@ -1,0 +1,138 @@
+"""Rows from the server: the calls that an answer takes, their parts merged, and results made of rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from popoto_async.fields.base import Field
+from popoto_async.fields.geo_field import UNITS, Coordinates, haversine
+from popoto_async.plan import ByDistance, Operation
+from popoto_async.planning.merging import merge_key
+from popoto_async.planning.read import ReadPlan, plan_select
+from popoto_async.records import ask, failure, fill
+from popoto_async.schema import Binding, Schema
+
+ADMISSION = 15
+"""Estimated cost of planning a read, in microseconds of this process."""
+
+Found = tuple[bytes, list[bytes | None]]
+"""One row of an answer: the record's key, and its stored texts in the order of the columns asked for."""
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """A planned question to the records of a class, and how long each of its round trips may take."""
+
+    model: Any
+    plan: ReadPlan
+    timeout: float | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """The class described."""
+        schema: Schema = self.model._meta
+        return schema
+
+    def planned(self, **changes: Any) -> Selection:
+        """The same with another plan."""
+        return Selection(self.model, msgspec.structs.replace(self.plan, **changes), self.timeout)
+
+    async def calls(self, *, explain: bool = False) -> AsyncIterator[Any]:
+        """The outcomes of the calls that it takes, each one's cursor given to the next."""
+        schema, plan = self.schema, self.plan
+        cursor: bytes | None = None
+        at = 3 if plan.mode == "count" else 4
+
+        def select(bound: Binding) -> Operation:
+            return plan_select(bound, plan, offset=plan.offset, limit=plan.limit, cursor=cursor, explain=explain)
+
+        while True:
+            status, outcome, binding = await ask("query", schema, select, cost=ADMISSION, timeout=self.timeout)
+            if status not in (b"ok", b"more"):
+                raise failure(schema, "", {}, outcome, binding)
+            yield outcome
+            if status == b"ok":
+                return
+            cursor = (outcome[1] if explain else outcome)[at]
+
+    async def pages(self) -> AsyncIterator[list[Found]]:
+        """The rows as they come; those of a sorted answer that took several calls, merged, at the end."""
+        plan = self.plan
+        parts: list[tuple[list[Any], Found]] = []
+        async for outcome in self.calls():
+            keys, rows = outcome[1], outcome[2]
+            page = list(zip(keys, rows or [[]] * len(keys), strict=True))
+            marks = outcome[5] if len(outcome) > 5 else None
+            if marks is None:
+                yield page
+            else:
+                parts.extend((merge_key(plan, item[0], mark), item) for item, mark in zip(page, marks, strict=True))
+                parts.sort(key=_first)
+                if plan.limit is not None:
+                    del parts[plan.offset + plan.limit :]
+        if parts:
+            yield [item for _, item in parts[plan.offset :]]
+
+    async def found(self) -> list[Found]:
+        """All the rows."""
+        return [item async for page in self.pages() for item in page]
+
+
+def _first(part: tuple[list[Any], Found]) -> list[Any]:
+    return part[0]
+
+
+Distance = tuple[ByDistance, str] | None
+
+
+def builder(
+    model: Any, columns: tuple[str, ...], values: tuple[str, ...] | None, distance: Distance
+) -> Callable[[bytes, list[bytes | None]], Any]:
+    """What makes a result of a row of these columns: an instance, or a dict of `values`."""
+    schema: Schema = model._meta
+    fields = [schema.fields[name] for name in columns if name in schema.fields]
+    measure = _measure(distance, fields)
+    if values is None:
+
+        def build_instance(key: bytes, row: list[bytes | None]) -> Any:
+            instance = fill(model, key.decode(), row)
+            if measure:
+                instance.__dict__.update(measure(row))
+            return instance
+
+        return build_instance
+    shown = fields[: len(values)]
+
+    def build_dict(key: bytes, row: list[bytes | None]) -> Any:
+        found = {
+            field.name: None if raw is None else field.plain(_read(field, key, raw))
+            for field, raw in zip(shown, row, strict=False)
+        }
+        return {**found, **measure(row)} if measure else found
+
+    return build_dict
+
+
+def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
+    try:
+        return field.decode(raw)
+    except Exception as error:  # whatever a decoder raises, the bytes are not a value
+        raise field.corrupt(key.decode(), raw) from error
+
+
+def _measure(distance: Distance, fields: list[Field[Any]]) -> Callable[[list[bytes | None]], dict[str, Any]] | None:
+    """What tells the distance of a row, as results carry it."""
+    if distance is None:
+        return None
+    by, unit = distance
+    centre = Coordinates(by.latitude, by.longitude)
+    at = next(index for index, field in enumerate(fields) if field.name == by.field)
+
+    def measure(row: list[bytes | None]) -> dict[str, Any]:
+        raw = row[at]
+        metres = None if raw is None else haversine(centre, fields[at].decode(raw))
+        return {"_geo_distance": None if metres is None else metres / UNITS[unit], "_geo_distance_unit": unit}
+
+    return measure
