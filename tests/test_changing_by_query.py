@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from popoto_async import (
+    CASCADE,
     AlreadyExists,
     Database,
     DatetimeField,
@@ -20,6 +21,7 @@ from popoto_async import (
     Model,
     ModelException,
     Q,
+    Relationship,
     SortedField,
     UniqueField,
     UniqueViolation,
@@ -226,6 +228,28 @@ async def test_another_save_meanwhile_is_not_undone(db: Database) -> None:
     assert await Hooked.query.filter(name="a").update(state="done") == 1
     one: Any = await Hooked.load(name="a")
     assert (one.state, "theirs" in one.tags) == ("done", True)
+
+
+class Team(Model):
+    name: str = KeyField()
+    city: str | None = IndexedField()
+
+
+class Player(Model):
+    number: int = KeyField()
+    team = Relationship(Team, on_delete=CASCADE, null=True)
+
+
+async def test_references_follow_and_cascade(db: Database, clean_server: Server) -> None:
+    """Also where so many refer to a record that it takes several calls."""
+    teams = [await Team.create(name=name, city=city) for name, city in (("a", "x"), ("b", "y"), ("c", "x"))]
+    await Player.create_many({"number": i, "team": teams[i % 3]} for i in range(1500))
+    assert await Team.query.filter(city="y").update(name="z") == 1
+    assert await Player.query.filter(team="Team:z").count() == await Player.query.filter(team__city="y").count() == 500
+    assert await Team.query.filter(city="x").delete() == 2
+    assert await Player.query.count() == 500
+    assert await Player.query.filter(team__city="y", number__in=[1, 4]).delete() == 2
+    assert await Player.query.count() == 498
 
 
 async def test_stamps_deadlines_and_nulls(db: Database, clean_server: Server) -> None:

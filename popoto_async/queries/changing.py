@@ -21,7 +21,7 @@ from popoto_async.plan import ByKey, KeyIs, Place
 from popoto_async.planning.read import all_of
 from popoto_async.queries.selecting import Found, Selection
 from popoto_async.records import database_of, fill, load_by_key
-from popoto_async.saving import ADMISSION, timing
+from popoto_async.saving import ADMISSION, rewrite, timing
 from popoto_async.schema import Schema
 
 CHUNK = 200
@@ -173,6 +173,7 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
             await instance.before_save()
             try:
                 if await store(instance):
+                    await rewrite(schema, instance.__dict__, selection.timeout)
                     await instance.after_save()
             except StaleRecord:  # somebody saved it since it was read
                 again = await load_by_key(model, instance.__dict__["_key"], selection.timeout)
@@ -180,7 +181,9 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
             else:
                 return
 
-    work: Callable[[Any], Work] = store if model._plain and not schema.options.versioned else store_with_hooks
+    # Whether a change is one request, with nothing before or after it.
+    alone = model._plain and not schema.options.versioned and not schema.referrers
+    work: Callable[[Any], Work] = store if alone else store_with_hooks
     if plan.limit is not None or plan.offset or not any(field.name in values for field in schema.keys):
         await changes.run(_chunks(selection), make, work)
     else:
