@@ -119,12 +119,10 @@ class Ours:
         return [account_of(bill) for bill in bills]
 
     async def recategorise(self, low: float, high: float, category: str) -> int:
-        query: Any = Place.query.filter(rating__gte=low, rating__lte=high)
-        return int(await query.update(category=category))
+        return await Place.query.filter(rating__gte=low, rating__lte=high).update(category=category)
 
     async def remove(self, low: float, high: float) -> int:
-        query: Any = Place.query.filter(rating__gte=low, rating__lte=high)
-        return int(await query.delete())
+        return await Place.query.filter(rating__gte=low, rating__lte=high).delete()
 
     async def create_expiring(self, records: Sequence[Record], seconds: float) -> float:
         await asyncio.gather(*(Place(**values_of(record)).save(expire_in=seconds) for record in records))
