@@ -36,10 +36,12 @@ from popoto_async.events import DeadLetter, Event
 from popoto_async.expressions import Attr, Q
 from popoto_async.fields.auto_key_field import AutoKeyField
 from popoto_async.fields.base import Field
+from popoto_async.fields.dataframe_field import DataFrameField
 from popoto_async.fields.datetime_field import DatetimeField
 from popoto_async.fields.geo_field import GeoField
 from popoto_async.fields.indexed_field import IndexedField, UniqueField
 from popoto_async.fields.key_field import KeyField, UniqueKeyField
+from popoto_async.fields.list_field import CappedList, ListField
 from popoto_async.fields.relationship import CASCADE, DO_NOTHING, PROTECT, SET_NULL, OnDelete, Relationship
 from popoto_async.fields.shortcuts import (
     BooleanField,
@@ -49,7 +51,6 @@ from popoto_async.fields.shortcuts import (
     DictField,
     FloatField,
     IntField,
-    ListField,
     SetField,
     StringField,
     TimeField,
@@ -79,10 +80,12 @@ __all__ = [
     "AutoKeyField",
     "BooleanField",
     "BytesField",
+    "CappedList",
     "ConfigurationError",
     "ContentError",
     "CorruptIndex",
     "CorruptRecord",
+    "DataFrameField",
     "Database",
     "DatabaseError",
     "DateField",

@@ -13,7 +13,7 @@ import msgspec
 from popoto_async.changes import Insert
 from popoto_async.errors import PopotoError, RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
-from popoto_async.plan import MEMBER, Outcome
+from popoto_async.plan import BESIDE, MEMBER, Outcome
 from popoto_async.records import database_of, fill, problems, require_concrete
 from popoto_async.saving import ADMISSION, timing
 from popoto_async.schema import Binding, Schema
@@ -194,7 +194,7 @@ def _naming_index(schema: Schema, lookup: dict[str, Any]) -> str | None:
     if lookup.keys() == {field.name for field in schema.keys}:
         return None
     for index in schema.indexes:
-        if index.kind != MEMBER and lookup.keys() == set(index.inputs):
+        if index.kind != MEMBER and index.kind not in BESIDE and lookup.keys() == set(index.inputs):
             return index.name
     raise ValidationError(
         f"{schema.model}: {', '.join(lookup) or 'nothing'} names neither the whole key nor a unique field",

@@ -81,6 +81,8 @@ class Change:
     def _remember(self, stored: Mapping[str, bytes | None], version: bytes | None) -> None:
         state = self.state
         state["_key"], state["_stored"] = self.key, stored
+        for name in self.schema.beside:
+            self.schema.fields[name].settle(state.get(name))
         state.pop("_corrupt", None)
         if version:
             state["_version"] = version.decode()

@@ -12,6 +12,7 @@ from popoto_async.declaration import declare, unknown_field
 from popoto_async.errors import DefinitionError, ValidationError, shorten
 from popoto_async.fields.relationship import stub
 from popoto_async.pending import verb
+from popoto_async.pushing import push
 from popoto_async.query import QueryDescriptor
 from popoto_async.records import database_of, load, problems, require_concrete, require_key
 from popoto_async.references import complete, follow
@@ -245,6 +246,9 @@ class Model:
         Null counts as 0. RecordGone when the record was deleted.
         """
         return saving.increment(self._meta, self.__dict__, field, by, timeout)
+
+    def _push(self, name: str, items: list[Any], value: Any, timeout: float | None) -> Coroutine[Any, Any, int]:
+        return push(self._meta, self.__dict__, name, items, value, timeout)
 
     @verb
     async def refresh(self, *fields: str, timeout: float | None = None) -> Self:

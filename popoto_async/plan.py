@@ -13,6 +13,9 @@ import msgspec
 
 MEMBER = "m"
 CLAIM = "c"
+LIST = "l"
+BESIDE = frozenset({LIST})
+"""Kinds without entries: they stand for a key beside each record, made of its prefix and the record's key parts."""
 
 
 class Index(msgspec.Struct, frozen=True):

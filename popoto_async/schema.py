@@ -13,7 +13,7 @@ from popoto_async.fields.base import Field
 from popoto_async.fields.composite import CompositeIndex
 from popoto_async.fields.relationship import Relationship
 from popoto_async.keys import ModelKeys, model_keys
-from popoto_async.plan import Index, Layout
+from popoto_async.plan import BESIDE, Index, Layout
 
 LISTED = "\t"
 """Stands in a line of the slot table before each key that lists the index's values; no key contains it."""
@@ -51,8 +51,9 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
     """A model class as planning and databases see it.
 
     `indexed` holds, in slot order, the fields with indexes; `touches` says which indexes a change of a field touches;
-    `stamped` are the fields that a save fills with the clock; `columns` what a load reads. `referrers` alone grows
-    afterwards: classes that refer to this one are defined later.
+    `stamped` are the fields that a save fills with the clock; `columns` what a load reads; `beside` the fields
+    whose value stands in a key beside the record, with the index that names it. `referrers` alone grows afterwards:
+    classes that refer to this one are defined later.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
     key_names: frozenset[str]
     decoders: tuple[Callable[[bytes], Any], ...]
     raw_names: Mapping[str, bytes]
+    beside: Mapping[str, str]
     referrers: list[Referrer]
 
     def bind(self, namespace: str | None, stored: str = "") -> Binding:
@@ -116,6 +118,7 @@ def build_schema(
         frozenset(field.name for field in keys),
         tuple(field.codec.decode for field in fields.values()),
         {name: name.encode() for name in fields},
+        {name: field.beside for name, field in fields.items() if field.beside},
         [],
     )
 
@@ -170,6 +173,11 @@ class Binding:
             "versioned": schema.options.versioned,
             "fields": schema.columns,
         }
+        beside = [slot for slot, line in enumerate(lines) if line[0] in BESIDE]
+        if beside:
+            wire["beside"] = beside
+        if schema.beside:
+            wire["lists"] = {name: self.slots[index] for name, index in schema.beside.items()}
         events = schema.options.events
         if events is not None:
             wire["events"] = {"key": self.keys.stream, "limit": events.limit, "values": events.values}

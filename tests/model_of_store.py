@@ -63,6 +63,8 @@ def stored_text(value: Any) -> bytes:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
     if isinstance(value, tuple):
         return f"{float_text(value[0])},{float_text(value[1])}".encode()
+    if isinstance(value, list):
+        return msgspec.msgpack.encode(value)
     return str(value).encode()
 
 
@@ -77,6 +79,8 @@ def read_text(kind: type, raw: bytes) -> Any:
         return datetime.strptime(raw.decode(), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     if kind is bool:
         return raw == b"1"
+    if kind is list:
+        return msgspec.msgpack.decode(raw)
     return kind(raw.decode())
 
 
@@ -235,6 +239,8 @@ def places(model: type[Model]) -> list[Place]:
             found.append(_reference_place(name, one.name))
         elif isinstance(one, GeoField):
             found += _geo_places(name, one.name)
+        elif cap_of(one):
+            found.append(Place(f"l$List:{name}:{one.name}:", lambda row: []))
         elif isinstance(one, UniqueField):
             claim = _claim_place(name, (one.name,), "k" if isinstance(one, UniqueKeyField) else "c")
             found.append(_listing(claim, _lists(name, one, first=one.name == keys[0])))
@@ -246,6 +252,17 @@ def places(model: type[Model]) -> list[Place]:
     for names, unique in getattr(meta, "indexes", ()):
         found.append(_claim_place(name, names, "c") if unique else _combined_place(name, names))
     return found
+
+
+def cap_of(one: Field[Any]) -> int:
+    """The most items of a field whose list stands beside the record; 0 for any other field."""
+    return one.max_length or 0 if one.type is list else 0
+
+
+def list_key(model: type[Model], name: str, key: str) -> str:
+    """Where the list of a record stands: the record's key with another beginning."""
+    own = model._meta.options.name
+    return f"$List:{own}:{name}:{key.removeprefix(own + ':')}"
 
 
 def record_key(model: type[Model], row: Mapping[str, Any]) -> str:
@@ -269,6 +286,7 @@ class _Store:
     zsets: dict[str, dict[bytes, float]] = field(default_factory=dict)
     hashes: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
+    lists: dict[str, list[bytes]] = field(default_factory=dict)
 
     def add(self, key: str, member: str, at: float) -> None:
         self.zsets.setdefault(key, {})[member.encode()] = at
@@ -281,7 +299,7 @@ class _Store:
         found: Dump = {key.encode(): dict(sorted(value.items())) for key, value in self.hashes.items()}
         for key, members in self.zsets.items():
             found[key.encode()] = sorted(members.items(), key=lambda item: (item[1], item[0]))
-        found.update((key.encode(), text) for key, text in self.texts.items())
+        found.update((key.encode(), text) for key, text in {**self.texts, **self.lists}.items())
         return dict(sorted(found.items()))
 
 
@@ -321,10 +339,18 @@ def keyspace(
                 store.add(f"$Exp:{name}", key, deadlines[key])
             if key in versions:
                 store.put(key, "$v", versions[key])
-            for one, value in row.items():
-                if value is not None:
-                    store.put(key, one, stored_text(value))
+            _store_values(store, model, key, row)
     return store.dump()
+
+
+def _store_values(store: _Store, model: type[Model], key: str, row: Values) -> None:
+    for name, value in row.items():
+        if value is None:
+            continue
+        if not cap_of(model._meta.fields[name]):
+            store.put(key, name, stored_text(value))
+        elif value:
+            store.lists[list_key(model, name, key)] = [msgspec.msgpack.encode(item) for item in value]
 
 
 _READS: dict[bytes, Any] = {
@@ -370,7 +396,13 @@ def rows_of(dump: Dump, models: Iterable[type[Model]]) -> dict[type[Model], Rows
         prefix = f"{model._meta.options.name}:".encode()
         found[model] = {
             key.decode(): {
-                name: read_text(one.type, value[name.encode()]) if name.encode() in value else None
+                name: [
+                    msgspec.msgpack.decode(item) for item in dump.get(list_key(model, name, key.decode()).encode(), [])
+                ]
+                if cap_of(one)
+                else read_text(one.type, value[name.encode()])
+                if name.encode() in value
+                else None
                 for name, one in fields.items()
             }
             for key, value in dump.items()
@@ -407,6 +439,11 @@ def assert_true(server: Server, models: Iterable[type[Model]], rows: Mapping[typ
     expected = keyspace(rows_of(found, models) if rows is None else rows, ends, versions, known)
     found = {key: _plain_decimals(models, key, value) for key, value in found.items()}
     assert not (wrong := difference(found, expected)), wrong
+    for model, records in rows_of(found, models).items():
+        for key in records:
+            for one in filter(cap_of, model._meta.fields.values()):
+                beside = list_key(model, one.name, key)
+                assert beside.encode() not in found or ends.get(beside) == ends.get(key), f"{beside} outlives {key}"
     return found
 
 
@@ -490,9 +527,10 @@ def ordered(rows: Mapping[str, Values], orders: Iterable[str] = ()) -> list[str]
 
 
 def values_of(instance: Any) -> Values:
-    """The values of an instance, by field name."""
-    fields = instance._meta.fields
-    return {
-        name: one.plain(getattr(instance, name)) if isinstance(one, Relationship) else getattr(instance, name)
-        for name, one in fields.items()
-    }
+    """The values of an instance, by field name: relations as keys, lists as they are now."""
+    values = {}
+    for name, one in instance._meta.fields.items():
+        value = getattr(instance, name)
+        plain = isinstance(one, Relationship) or isinstance(value, list)
+        values[name] = one.plain(value) if plain and value is not None else value
+    return values

@@ -56,6 +56,7 @@ RANKS = {
     "streams": 7.3,
     "changes": 7.1,
     "references": 7.1,
+    "pushing": 7.2,
     "saving": 7.2,
     "bulk": 7.3,
     "transactions": 7.3,

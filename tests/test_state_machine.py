@@ -28,7 +28,9 @@ from popoto_async import (
     GeoField,
     IndexedField,
     KeyField,
+    ListField,
     Model,
+    ModelException,
     PopotoError,
     RecordGone,
     SortedField,
@@ -62,6 +64,7 @@ class Visit(Model):
     room: int | None = Field()
     price: Decimal = SortedField(partition_by="hotel")
     rank: int | None = SortedField(null=True, partition_by="kind")
+    notes = ListField(max_length=3)
 
     class Meta:
         unique_together = (("kind", "room"),)
@@ -80,6 +83,7 @@ class Ticket(Model):
     number: int = KeyField()
     owner: str = UniqueField()
     moment: datetime | None = SortedField(null=True)
+    marks = ListField(max_length=2)
 
     class Meta:
         ttl = 5000
@@ -105,18 +109,21 @@ VALUES: dict[type[Model], dict[str, Any]] = {
         "room": few([None, 1, 2]),
         "price": few([Decimal(text) for text in ("1", "1.0", "0.1", "0.10000000000000000001", "-3", "1E+3")]),
         "rank": few([None, 1, 2, BIG, BIG + 1]),
+        "notes": few([[], ["a"], [1, "b", None], [[1], 2, {"k": [3]}, "beyond"]]),
     },
     Pass: {"team": few(["t", "u"]), "code": few(["1", "2", "3"]), "level": few([-0.0, 0.0, 1.5, 1e20, -2.25])},
     Ticket: {
         "number": few([1, 2, -3, BIG]),
         "owner": few(["o", "p", "q"]),
         "moment": few([None, MOMENT, MOMENT + timedelta(microseconds=1), datetime(9999, 12, 31, tzinfo=UTC)]),
+        "marks": few([[], ["x"], [True, "y"]]),
     },
 }
 QUERIED = {
-    model: {name: choice for name, choice in fields.items() if name not in ("place", "room")}
+    model: {name: choice for name, choice in fields.items() if name not in ("place", "room", "notes", "marks")}
     for model, fields in VALUES.items()
 }
+LISTS: dict[type[Model], tuple[str, int]] = {Visit: ("notes", 3), Ticket: ("marks", 2)}
 NUMBERS: dict[type[Model], dict[str, Any]] = {
     Account: {"score": few([1, -1, BIG])},
     Visit: {"price": few([Decimal("0.1"), Decimal(-2)]), "rank": few([1, BIG]), "room": few([1, -1])},
@@ -126,6 +133,12 @@ rows_of_models = st.one_of([st.tuples(st.just(model), st.fixed_dictionaries(VALU
 questions = st.one_of([asked(model, QUERIED[model]) for model in MODELS])
 clients = st.integers(0, 1)
 handles = st.integers(0, 30)
+
+
+def capped(model: type[Model], row: Values) -> Values:
+    """A row with the part of its list that is stored."""
+    name, cap = LISTS.get(model, ("", 0))
+    return {**row, name: row[name][:cap]} if name in row else row
 
 
 # The store beside the library ----------------------------------------------------------------------------------------
@@ -146,7 +159,7 @@ class World:
 
     def _put(self, model: type[Model], key: str, row: Values) -> None:
         self.clock += 1
-        self.rows[model][key], self.versions[key] = row, self.clock
+        self.rows[model][key], self.versions[key] = capped(model, row), self.clock
         if model is Ticket:
             self.ends.add(key)
 
@@ -197,7 +210,8 @@ class Handle:
     version: int | None = None
 
     def values(self) -> Values:
-        return values_of(self.instance)
+        """The values as a save would store them."""
+        return capped(self.model, values_of(self.instance))
 
     def changed(self) -> Values:
         """What a save would write."""
@@ -364,6 +378,34 @@ class Store(RuleBasedStateMachine):
             assert given == promised[1] == getattr(handle.instance, name)
             self.world.rows[handle.model][handle.key][name] = given
             self.settle(handle, handle.key, {name: given})
+
+    @precondition(lambda self: self.handles)
+    @rule(client=clients, number=handles, item=few([0, "new", [1, None]]), here=st.booleans())
+    def push(self, client: int, number: int, item: Any, here: bool) -> None:
+        """Onto the list on the server; or into the instance's, to be stored by a later save."""
+        handle = self.handle(number)
+        if handle.model not in LISTS:
+            return
+        (name, cap), key = LISTS[handle.model], handle.key
+        items = getattr(handle.instance, name)
+        if here:
+            items.insert(1, item)
+            return
+
+        def expected(world: World) -> int:
+            if key is None:
+                raise ModelException("new")
+            if key not in world.rows[handle.model]:
+                raise RecordGone(key)
+            row = world.rows[handle.model][key]
+            row[name] = [item, *row[name]][:cap]
+            return len(row[name])
+
+        done, promised, given = self.both(client, expected, lambda: items.push(item))
+        if done:
+            assert (promised, items[0]) == (given, item)
+            assert handle.seen is not None
+            handle.seen[name] = [item, *handle.seen[name]][:cap]
 
     @precondition(lambda self: self.handles)
     @rule(client=clients, number=handles, how=few(["far", "persist", "past", "soon", "save"]))

@@ -69,6 +69,10 @@ class Field(Attr[TextT], Declared):
     stamps: bool = False
     generates: ClassVar[bool] = False
     partition: tuple[str, ...] = ()
+    stands_for: ClassVar[dict[type, type]] = {}
+    """Types that an annotation may name in place of the one that is declared."""
+    beside: str = ""
+    """The index that stands for the key beside the record which holds the value, where the record doesn't."""
 
     sole_key: bool = False
     key_number: int = 0
@@ -129,10 +133,12 @@ class Field(Attr[TextT], Declared):
                 raise field.refused("its annotation admits None, which this kind of field can't hold")
             field.null = True
         field.type = field._declared_type(annotated)
+        if field.type is list and field.max_length is not UNSET and field.max_length is not None:
+            field = field._become(Field.variants["capped"])
         field.codec = field._codec()
         field._bound()
         field.unrestricted = field.choices is None and not field.validators
-        if isinstance(field.default, (list, dict, set, bytearray)):
+        if _is_mutable(field.default):
             kind = field.default.__class__.__name__
             raise field.refused(
                 f"the default {shorten(field.default)} would be shared by all instances",
@@ -140,8 +146,15 @@ class Field(Attr[TextT], Declared):
             )
         return field
 
+    def _become(self, kind: type[Field[Any]]) -> Self:
+        made: Any = object.__new__(_variant(self.__class__, kind))
+        made.__dict__.update(self.__dict__)
+        found: Self = made
+        return found
+
     def _declared_type(self, annotated: type | str | None) -> type:
         kind: Any = get_origin(self.type) or self.type or annotated or self.default_type
+        kind = self.stands_for.get(kind, kind)
         if isinstance(kind, str):
             if len(self.allowed) > 1:
                 raise self.refused(f"its annotation {kind!r} names no single type that is known here", "give type=")
@@ -227,6 +240,11 @@ class Field(Attr[TextT], Declared):
             found.append(f"has a length of {len(value)}, at most {self.max_length} is allowed (max_length)")
         if self.choices is not None and value not in self.choices:
             found.append(f"must be one of {shorten(self.choices)}, not {shorten(value)}")
+        return found + self._verdicts(value)
+
+    def _verdicts(self, value: Any) -> list[str]:
+        """What the validators say."""
+        found = []
         for validator in self.validators:
             try:
                 message = validator(value)
@@ -302,6 +320,9 @@ class Field(Attr[TextT], Declared):
     def stamp(self, value: Any, now: datetime, inserting: bool) -> Any:
         """The value that a save at `now` gives to a field with `stamps`."""
         return value
+
+    def settle(self, value: Any) -> None:
+        """Bring a value that has been saved to what was stored of it."""
 
     # Indexes -----------------------------------------------------------------------------------------------------
 
@@ -400,6 +421,13 @@ class Field(Attr[TextT], Declared):
 
 _ORDINARY = frozenset({int, float, bool, date, datetime})
 """Types whose values can be stored if they can be encoded, but for a float's NaN in some fields."""
+
+
+def _is_mutable(value: Any) -> bool:
+    """Whether a literal can be changed in place, or something in it can."""
+    return isinstance(value, (list, dict, set, bytearray)) or (
+        isinstance(value, tuple) and any(map(_is_mutable, value))
+    )
 
 
 def _variant(cls: type[Field[Any]], indexing: type[Field[Any]]) -> type[Field[Any]]:

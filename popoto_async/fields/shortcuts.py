@@ -9,7 +9,8 @@ from typing import Any
 from popoto_async.fields.base import Field
 from popoto_async.fields.datetime_field import DatetimeField
 from popoto_async.fields.indexed_field import IndexedField, UniqueField
-from popoto_async.types import AnyT, TypeVar
+from popoto_async.fields.list_field import ListField
+from popoto_async.types import TypeVar
 
 IntT = TypeVar("IntT", bound=int | None, default=int)
 FloatT = TypeVar("FloatT", bound=float | None, default=float)
@@ -57,13 +58,6 @@ class BooleanField(Field[BooleanT]):
 
     default_type = bool
     allowed = (bool,)
-
-
-class ListField(Field[list[AnyT]]):
-    """A list, stored in the record."""
-
-    default_type = list
-    allowed = (list,)
 
 
 class SetField(Field[SetT]):

@@ -64,7 +64,7 @@ def parse_lookup(schema: Schema, name: str, value: Any) -> Expression:
     InvalidLookup names the nearest valid ones.
     """
     if name in schema.fields:
-        return Condition(name, "eq", value)
+        return checked(schema, Condition(name, "eq", value))
     head, _, lookup = name.partition("__")
     step = relation(schema.fields, head)
     if step and lookup and lookup not in step.lookups:

@@ -9,6 +9,7 @@ import msgspec
 
 from popoto_async.keys import COMPUTED
 from popoto_async.plan import Operation
+from popoto_async.planning.lists import NO_LISTS, split
 from popoto_async.schema import Binding
 from popoto_async.types import Row
 
@@ -72,22 +73,24 @@ def plan_insert(
     found: str | None = None,
 ) -> Operation:
     """Store a whole record: every field and every entry. `found` names the index whose owner is an answer too."""
-    triples = entries(binding, values)
+    triples, lists = entries(binding, values), NO_LISTS
+    if binding.schema.beside:
+        encoded, lists = split(binding, encoded, {})
     arguments = _interleave(binding.schema.raw_names, encoded)
     body = {
         "key": key,
         "mode": "insert",
         "sets": len(arguments),
         **timing,
+        **lists.body,
     }
     if if_exists != "overwrite":
         body["if_exists"] = if_exists
     if found is not None:
         body["found"] = binding.slots[found]
-    size = sum(map(len, arguments))
-    return Operation(
-        "save", binding.layout, body, (*arguments, pack_entries(triples)), True, _cost(triples, size), size
-    )
+    size = sum(map(len, arguments)) + lists.size
+    values_sent = (*arguments, pack_entries(triples), *lists.items)
+    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size)
 
 
 class Addition(NamedTuple):
@@ -138,14 +141,18 @@ def plan_update(
         triples = []
     else:
         triples = _waiting(binding, values, touched, add.field) if add else entries(binding, values, touched)
+    lists = NO_LISTS
+    if schema.beside:
+        changed, lists = split(binding, changed, stored)
     arguments = _interleave(schema.raw_names, {name: raw for name, raw in changed.items() if raw is not None})
-    drops = [name.encode() for name, raw in changed.items() if raw is None]
+    drops = [*(name.encode() for name, raw in changed.items() if raw is None), *lists.drops]
     body = {
         "key": key,
         "mode": "update",
         "sets": len(arguments),
         "touched": sorted(binding.slots[name] for name in touched),
         **timing,
+        **lists.body,
     }
     if drops:
         body["drops"] = len(drops)
@@ -160,16 +167,9 @@ def plan_update(
     if expected:
         body.update(expect=expected, present=[int(stored.get(name) is not None) for name in expected])
     expectations = (stored.get(name) or b"" for name in expected)
-    size = sum(map(len, arguments))
-    return Operation(
-        "save",
-        binding.layout,
-        body,
-        (*arguments, *drops, pack_entries(triples), *expectations),
-        True,
-        _cost(triples, size),
-        size,
-    )
+    size = sum(map(len, arguments)) + lists.size
+    values_sent = (*arguments, *drops, pack_entries(triples), *expectations, *lists.items)
+    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size)
 
 
 def plan_delete(binding: Binding, key: str) -> Operation:

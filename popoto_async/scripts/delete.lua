@@ -1,5 +1,5 @@
 -- purpose: remove a record with everything that is its own
--- keys: the record, the index keys its manifest names, $Class, $Man, $Exp
+-- keys: the record, the keys beside it, the index keys its manifest names, $Class, $Man, $Exp
 -- args: op.key
 -- reply: ok 1 or 0 (whether it existed) | foreign key type
 -- include: lib/expiry.lua
@@ -18,10 +18,12 @@ operations.delete = function(call, op, model)
   if unheard then
     return unheard
   end
+  require_besides(model, op.key)
   remove_record(model, op.key, old)
   if stream then
     stream.deleted(call, model, op.key)
   end
   redis.call('DEL', op.key)
+  each_beside(model, op.key, 'DEL')
   return {'ok', old.mark and 1 or 0}
 end

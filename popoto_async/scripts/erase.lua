@@ -1,5 +1,5 @@
 -- purpose: remove a record that others refer to, and do to these what their relations say
--- keys: the record, all that refer to it and to those that go with it, their index keys
+-- keys: the record, all that refer to it and to those that go with it, their keys beside them, their index keys
 -- args: op.key, op.graph, op.null; op.cursor to go on
 -- reply: ok 1 or 0 | more cursor | protected key model field referrers | large most | foreign key type
 -- include: lib/referrers.lua
@@ -69,6 +69,7 @@ local function take_out(node, key)
   local old, foreign = read_manifest(node.m, key)
   if not foreign then
     slot_of(node.m, '')
+    require_besides(node.m, key)
     remove_record(node.m, key, old)
     forget_names(node, key)
   end
@@ -90,6 +91,7 @@ local function erase_whole(call, op, doomed, nulls)
   for _, key in ipairs(doomed) do
     local node = op.graph[doomed[key]]
     if op.together then
+      slot_of(node.m, '')
       remember_hash(node.m, key)
     end
     if not take_out(node, key) then
@@ -100,6 +102,7 @@ local function erase_whole(call, op, doomed, nulls)
   for _, key in ipairs(gone) do
     tell_deleted(call, op.graph[doomed[key]].m, key)
     redis.call('DEL', key)
+    each_beside(op.graph[doomed[key]].m, key, 'DEL')
   end
 end
 
@@ -183,6 +186,7 @@ local function erase_part(call, op)
       else
         tell_deleted(call, node.m, key)
         redis.call('DEL', key)
+        each_beside(node.m, key, 'DEL')
       end
       undo = {}
       stack[#stack], nodes[#nodes], standing[key] = nil, nil, nil

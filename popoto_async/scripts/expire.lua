@@ -1,5 +1,5 @@
 -- purpose: give a record a deadline, or take it away
--- keys: the record, $Man, $Exp
+-- keys: the record, the keys beside it, $Man, $Exp
 -- args: op.key; op.ttl (ms from now) or op.deadline (ms of 1970); neither: the record stays
 -- reply: ok deadline | gone | foreign key type
 -- include: lib/expiry.lua
@@ -16,7 +16,7 @@ operations.expire = function(call, op, model)
   if not deadline then
     if forget_deadline(model, op.key) then
       redis.call('HSET', op.key, '$', store_manifest(model, op.key, old, old.text, false))
-      redis.call('PERSIST', op.key)
+      keep_record(model, op.key)
     end
     return {'ok', false}
   end

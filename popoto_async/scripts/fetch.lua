@@ -1,7 +1,8 @@
 -- purpose: read the records that references stand for, whatever their keys are by now
--- keys: the records, the hash of keys that have changed
+-- keys: the records, their lists, the hash of keys that have changed
 -- args: op.keys, op.alias
 -- reply: ok keys rows (a row is false where there is no such record, the type of what stands there where it is foreign)
+-- include: lib/lists.lua
 
 operations.fetch = function(_, op, model)
   local names = {unpack(model.fields)}
@@ -14,6 +15,9 @@ operations.fetch = function(_, op, model)
     if alias then
       key = cmsgpack.unpack(alias).key
       row = redis.pcall('HMGET', key, unpack(names))
+    end
+    if model.lists and not row.err and row[#names] then
+      read_lists(model, names, key, row)
     end
     keys[i] = key
     rows[i] = row.err and redis.call('TYPE', key).ok or (row[#names] and row)

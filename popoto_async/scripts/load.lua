@@ -1,7 +1,8 @@
 -- purpose: read fields of one record by its key
--- keys: the record
+-- keys: the record, its lists
 -- args: op.key, op.fields (all declared ones when absent)
 -- reply: ok row (false when there is no such record) | foreign key type
+-- include: lib/lists.lua
 
 -- The stored fields of a model, then `$`, which says whether there is a record.
 local function columns(model, fields)
@@ -18,6 +19,9 @@ operations.load = function(_, op, model)
   local row = redis.pcall('HMGET', op.key, unpack(names))
   if row.err then
     return {'foreign', op.key, redis.call('TYPE', op.key).ok}
+  end
+  if model.lists and row[#names] then
+    read_lists(model, names, op.key, row)
   end
   return {'ok', row[#names] and row}
 end

@@ -1,8 +1,9 @@
 -- purpose: store a record and move it to the entries its values imply, or change nothing
--- keys: the record, the index keys named by its old and new entries, $Class, $Man, $Exp
--- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values
+-- keys: the record, the keys beside it, the index keys named by its old and new entries, $Class, $Man, $Exp
+-- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values, list items
 -- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined value field
 -- include: lib/expiry.lua
+-- include: lib/lists.lua
 -- include: lib/slots.lua
 -- include: lib/streams.lua
 
@@ -10,7 +11,11 @@
 local HASH_ARGUMENTS = 4000
 
 local function row_of(model, key)
-  return redis.call('HMGET', key, unpack(model.fields))
+  local row = redis.call('HMGET', key, unpack(model.fields))
+  if model.lists then
+    read_lists(model, model.fields, key, row)
+  end
+  return row
 end
 
 -- Fields whose stored values the plan was built on, though it doesn't write them.
@@ -123,6 +128,19 @@ local function store_fields(op, key, from, old, mark)
   end
 end
 
+-- Writes the keys beside the record. Nothing of it can fail, either.
+local function store_besides(op, model, key, from)
+  if from ~= key then
+    rename_besides(model, from, key)
+  elseif op.mode == 'insert' then
+    each_beside(model, key, 'DEL')
+  end
+  local at = op.at + op.sets + (op.drops or 0) + 1 + #(op.expect or {})
+  for _, list in ipairs(op.lists or {}) do
+    at = replace_list(beside_key(model, list[1], key), at, list[2])
+  end
+end
+
 operations.save = function(call, op, model)
   local key, from = op.key, op.from or op.key
   local inserting = op.mode == 'insert'
@@ -149,6 +167,10 @@ operations.save = function(call, op, model)
 
   local old, target = record.old, record.target
   local expires = record.known and run('ZSCORE', model.exp, from)
+  if model.beside and (inserting or from ~= key or op.lists) then
+    require_besides(model, from)
+    require_besides(model, key)
+  end
   local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl)) or
     (not inserting and not op.persist and expires) or nil
   if model.unregistered then
@@ -178,6 +200,9 @@ operations.save = function(call, op, model)
   if value then
     redis.call('HSET', key, op.add.field, value)
   end
+  if model.beside then
+    store_besides(op, model, key, from)
+  end
   local version = record.version
   if model.versioned then
     version = next_version(call, version)
@@ -186,7 +211,7 @@ operations.save = function(call, op, model)
   if deadline then
     end_record(call, model, key, deadline)
   elseif expires then
-    redis.call('PERSIST', key)
+    keep_record(model, key)
   end
   if stream then
     stream.saved(call, model, op, version, value)

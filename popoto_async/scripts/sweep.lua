@@ -1,5 +1,5 @@
 -- purpose: remove expired records, a bounded number
--- keys: the expired records, the index keys their manifests name, $Class, $Man, $Exp
+-- keys: the expired records, the keys beside them, the index keys their manifests name, $Class, $Man, $Exp
 -- args: none
 -- reply: ok swept more (1 when more are waiting)
 -- include: lib/expiry.lua

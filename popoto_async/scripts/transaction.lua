@@ -3,6 +3,7 @@
 -- args: op.ops, each with an m of its own
 -- reply: ok outcomes | failed index outcome
 -- include: lib/main.lua
+-- include: lib/beside.lua
 
 operations.transaction = function(call, op)
   local step = 0
@@ -11,6 +12,7 @@ operations.transaction = function(call, op)
     local copy = redis.call('DUMP', key)
     local deadline = run('ZSCORE', model.exp, key)
     undo[#undo + 1] = copy and {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'} or {'DEL', key}
+    hold_besides(model, key, deadline)
   end
 
   -- The outcomes of all steps, or that of the step which failed.

@@ -1,5 +1,6 @@
 -- purpose: the answer of a select, collected from the candidates that pass
 -- defines: collectors
+-- include: lib/lists.lua
 -- include: lib/order.lua
 -- include: lib/view.lua
 -- include: lib/walk.lua
@@ -10,7 +11,12 @@ local function read_row(query, key)
     return redis.call('HEXISTS', key, '$') == 1 and {} or nil
   end
   local row = redis.call('HMGET', key, unpack(query.columns))
-  return table.remove(row) and row or nil
+  if not table.remove(row) then
+    return nil
+  elseif query.model.lists then
+    query.view.spent = query.view.spent + COST.item * read_lists(query.model, query.columns, key, row)
+  end
+  return row
 end
 
 local function page()

@@ -1,5 +1,6 @@
 -- purpose: records with a deadline: set, forget, and sweep what is due
--- defines: SWEEP, set_deadline, end_record, forget_deadline, remove_record, sweep, sweep_due
+-- defines: SWEEP, set_deadline, end_record, keep_record, forget_deadline, remove_record, sweep, sweep_due
+-- include: lib/beside.lua
 -- include: lib/manifest.lua
 -- include: lib/entries.lua
 
@@ -14,12 +15,20 @@ local function set_deadline(model, key, deadline)
   end
 end
 
--- Gives the hash its deadline, when that is in $Exp. One that is over already is swept before the call goes on.
+-- Gives the hash, and what stands beside it, its deadline, when that is in $Exp. One that is over already is swept
+-- before the call goes on.
 local function end_record(call, model, key, deadline)
   redis.call('PEXPIREAT', key, deadline)
+  each_beside(model, key, 'PEXPIREAT', deadline)
   if tonumber(deadline) <= call.now then
     model.ready = nil
   end
+end
+
+-- Takes it away from them, when it is no longer in $Exp.
+local function keep_record(model, key)
+  redis.call('PERSIST', key)
+  each_beside(model, key, 'PERSIST')
 end
 
 local function forget_deadline(model, key)
@@ -30,7 +39,7 @@ local function forget_deadline(model, key)
   return before
 end
 
--- Everything of a record but its hash, which the caller deletes last.
+-- Everything of a record but its hash and what stands beside it, which the caller deletes last.
 local function remove_record(model, key, old)
   move_entries(model, cmsgpack.unpack(old.text), key, {}, key)
   write({'ZADD', model.class, '0', key}, 'ZREM', model.class, key)
@@ -54,6 +63,7 @@ local function sweep(model, key)
   redis.pcall('ZREM', model.class, key)
   redis.call('HDEL', model.man, key)
   redis.call('ZREM', model.exp, key)
+  each_beside(model, key, 'DEL')
   if not foreign then
     redis.call('DEL', key)
   end

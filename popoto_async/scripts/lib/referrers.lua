@@ -13,9 +13,12 @@ local MOST_REFERRERS = 200
 -- The slots are those on the server: what a client has planned says nothing about the models of other operations.
 local function slot_of(m, line)
   if not m.slot then
-    m.table, m.slot, m.indexes = {}, {}, nil
+    m.table, m.slot, m.indexes, m.beside = {}, {}, nil, {}
     for known in (run('GET', m.slots) or ''):gmatch('[^\n]+') do
       m.slot[known:match('^[^\t]*')] = #m.table
+      if BESIDE[known:sub(1, 1)] then
+        m.beside[#m.beside + 1] = #m.table
+      end
       m.table[#m.table + 1] = known
     end
   end
@@ -145,10 +148,11 @@ local function tell_deleted(call, m, key)
   end
 end
 
--- What brings a hash back as it was, for operations of a transaction.
+-- What brings a hash, and what stands beside it, back as it was, for operations of a transaction.
 local function remember_hash(m, key)
-  local copy = redis.call('DUMP', key)
+  local copy, deadline = redis.call('DUMP', key), run('ZSCORE', m.exp, key)
   if copy then
-    undo[#undo + 1] = {'RESTORE', key, run('ZSCORE', m.exp, key) or '0', copy, 'REPLACE', 'ABSTTL'}
+    undo[#undo + 1] = {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'}
   end
+  hold_besides(m, key, deadline)
 end

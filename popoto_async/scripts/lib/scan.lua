@@ -46,7 +46,8 @@ end
 -- Goes through strata and sources from plan.at; leaves there where to go on, nothing when all is done.
 local function scan(query, plan, collect)
   local at = plan.at or strata.start(query, plan)
-  plan.at, query.chunk = nil, CHUNK.first
+  -- How long the lists of records are is known when the first has been read.
+  plan.at, query.chunk = nil, query.model.lists and 1 or CHUNK.first
   local sources = strata[plan.kind](query, plan, at.stratum)
   while sources do
     while at.source <= #sources do

@@ -2,10 +2,10 @@
 -- defines: COST, view_of, scores_of
 
 -- In units of about 2 µs: to open a source, or one of the many sets of one; on each candidate for having it, for each
--- look-up in a sorted set, for reading its hash, measuring its distance, sorting it among few or among all; and to show
--- a record.
+-- look-up in a sorted set, for reading its hash, measuring its distance, sorting it among few or among all; to show a
+-- record, and each item of its lists.
 local COST = {
-  open = 2, set = 4, walk = 0.3, probe = 0.6, read = 2.5, measure = 1.5, sort = 0.5, sort_all = 2, show = 3.5,
+  open = 2, set = 4, walk = 0.3, probe = 0.6, read = 2.5, measure = 1.5, sort = 0.5, sort_all = 2, show = 3.5, item = 0.1,
 }
 
 -- A view answers `value(key, field)` with what is stored, or false. The first question about a record fetches all the
