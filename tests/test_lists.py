@@ -491,7 +491,7 @@ async def test_lists_go_with_what_a_relation_takes_along(db: Database, clean_ser
             async with transaction() as tx:
                 tx.delete(owner)
                 tx.save(await Tag.query.get_or_raise(name="t"))
-                tx.save(_gone(Dog, owner))
+                tx.save(_gone(Dog, owner=owner))
     else:
         assert await owner.delete()
         assert await Dog.query.count() == 0
@@ -502,10 +502,42 @@ async def test_lists_go_with_what_a_relation_takes_along(db: Database, clean_ser
     assert (await Tag.query.get_or_raise(name="t")).marks == ["kept"]
 
 
-def _gone(model: Any, owner: Any) -> Any:
-    gone = model(name="gone", owner=owner)
-    gone.__dict__.update(_key="Dog:gone", _stored={})
+def _gone(model: Any, **values: Any) -> Any:
+    gone = model(name="gone", **values)
+    gone.__dict__.update(_key=f"{model.__name__}:gone", _stored={})
     return gone
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_list_follows_a_record_that_others_refer_to(db: Database, clean_server: Server, together: bool) -> None:
+    class Shop(Model):
+        name: str = KeyField()
+        news = ListField(max_length=3)
+
+    class Item(Model):
+        name: str = KeyField()
+        shop = Relationship(Shop)
+        seen = ListField(max_length=3)
+
+    shop = await Shop.create(name="s", news=["a"])
+    await Item.create(name="i", shop=shop, seen=[1])
+    shop.name = "t"
+    if together:
+        async with transaction() as tx:
+            tx.save(shop)
+    else:
+        await shop.save()
+    (item,) = await Item.query.prefetch("shop")
+    assert await item.seen.push(2) == 2
+    assert ((await item.shop).news, item.seen) == (["a"], [2, 1])
+    assert b"$List:Shop:news:s" not in snapshot(clean_server)
+    before = snapshot(clean_server)
+    shop.name, shop.news = "u", ["changed"]
+    with pytest.raises(RecordGone):
+        async with transaction() as tx:
+            tx.save(shop)
+            tx.save(_gone(Item, shop=shop))
+    assert snapshot(clean_server) == before
 
 
 async def test_lists_come_with_prefetched_records(db: Database) -> None:
