@@ -903,3 +903,19 @@ async def test_keys_under_a_namespace(clean_server: Server) -> None:
         assert (await Log.query.get_or_raise(name="a:b")).events == [1]
         await log.delete()
         assert [key for key in snapshot(clean_server) if b"$Lane" not in key] == [b"app%3A1:$Slots:Log"]
+
+
+async def test_queries_that_change_and_find(db: Database, clean_server: Server) -> None:
+    await Agent.create_many({"name": f"{n}", "email": f"{n}", "team": "ab"[n % 2], "memory": [n]} for n in range(6))
+    assert await Agent.query.filter(team="a").update(rank=2) == 3
+    assert [agent.memory for agent in await Agent.query.filter(team="a")] == [[0], [2], [4]]
+    assert await Agent.query.filter(team="a").update(memory=["all", 1, 2, 3]) == 3
+    assert [agent.memory for agent in await Agent.query.filter(team="a")] == [["all", 1, 2]] * 3
+    assert_true(clean_server, MODELS)
+    found = await Agent.query.in_bulk(["Agent:0", "Agent:1"])
+    assert [agent.memory for agent in found.values()] == [["all", 1, 2], [1]]
+    first = await Agent.query.order_by("name").page(2)
+    assert [agent.memory for agent in first.rows] == [["all", 1, 2], [1]]
+    assert await Agent.query.filter(team="a").delete() == 3
+    assert [agent.memory for agent in await Agent.query.all()] == [[1], [3], [5]]
+    assert_true(clean_server, MODELS)

@@ -14,9 +14,17 @@ local function read_row(query, key)
   if not table.remove(row) then
     return nil
   elseif query.model.lists then
-    query.view.spent = query.view.spent + COST.item * read_lists(query.model, query.columns, key, row)
+    read_lists(query.model, query.columns, key, row)
   end
   return row
+end
+
+-- What it costs to show a record: how long its lists are is told by the server.
+local function show_cost(query, key)
+  if query.model.lists and query.op.mode == 'rows' then
+    return COST.show + COST.item * count_items(query.model, query.columns, key)
+  end
+  return COST.show
 end
 
 local function page()
@@ -80,7 +88,7 @@ local function collect_sorted(query, plan)
         best.add(item)
         added, plan.found = added + 1, plan.found + 1
         if added <= query.want then
-          view.spent = view.spent + COST.show
+          view.spent = view.spent + show_cost(query, item.key)
         end
         last = plan.found == query.want and item.key or last
       end
@@ -118,7 +126,7 @@ function collectors.rows(query, plan)
   end
   local shown = page()
   return collect_in_order(query, plan, function(key)
-    query.view.spent = query.view.spent + COST.show
+    query.view.spent = query.view.spent + show_cost(query, key)
     return add_to(shown, query, key)
   end, function(cursor)
     return page_reply(query, shown, cursor)

@@ -25,7 +25,7 @@ end
 local function add_all(entry, model, key)
   local stored = redis.call('HMGET', key, unpack(model.fields))
   for i, field in ipairs(model.fields) do
-    if field ~= '$v' then
+    if field ~= '$v' and not (model.lists and model.lists[field]) then
       add(entry, (stored[i] and '=' or '-') .. field, stored[i] or '')
     end
   end
