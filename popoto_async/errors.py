@@ -16,7 +16,8 @@ PopotoError
 ├── QueryException                  a query (its children are also ValueErrors)
 │   ├── InvalidLookup               no such field or lookup
 │   ├── MissingPartition            a partitioned index without its partition
-│   └── MultipleResults             get() found more than one
+│   ├── MultipleResults             get() found more than one
+│   └── IndexNotBuilt               an index that does not hold every record yet
 ├── DatabaseError                   the server, or the way to it
 │   ├── Unavailable                 no answer, and nothing was changed by this call
 │   │   └── TimedOut                … within the time given (also a TimeoutError)
@@ -162,6 +163,10 @@ class MissingPartition(QueryException, ValueError):
 
 class MultipleResults(QueryException, ValueError):
     """`get()` found more than one record."""
+
+
+class IndexNotBuilt(QueryException):
+    """An index was declared after records were stored, or was not kept up since; queries over it would miss some."""
 
 
 class DatabaseError(PopotoError):

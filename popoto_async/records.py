@@ -25,6 +25,7 @@ from popoto_async.errors import (
     CorruptRecord,
     DatabaseError,
     DefinitionError,
+    IndexNotBuilt,
     ModelException,
     NotFound,
     PopotoError,
@@ -355,6 +356,17 @@ def _text(raw: Any) -> str:
     return raw.decode(errors="replace") if isinstance(raw, bytes) else repr(raw)
 
 
+def _unbuilt(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
+    name = _text(outcome[1]).partition("=")[0]
+    return IndexNotBuilt(
+        f"{schema.model}: the index {name} does not hold every record: it was declared after some were stored, or a"
+        " program wrote that does not keep it up",
+        model=schema.model,
+        field=name.partition(":")[2],
+        hint="when all programs that write declare it alike, run: popoto-async rebuild MODULE",
+    )
+
+
 FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoError]] = {
     b"unique": _unique,
     b"exists": _exists,
@@ -367,6 +379,7 @@ FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoErr
     b"large": _large,
     b"clash": _clash,
     b"busy": _busy,
+    b"unbuilt": _unbuilt,
     b"error": _error,
 }
 """Status of an outcome → the error it becomes."""

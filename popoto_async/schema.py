@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -123,11 +124,29 @@ def build_schema(
     )
 
 
+BUILT = "\n\n"
+"""Stands in a slot table between the slots and what is said of the indexes that hold every record."""
+
+BUILDING = "!"
+"""Stands in what is said of an index that is being rebuilt, before a mark of that run."""
+
+
+def definition(name: str, index: Index, fields: Mapping[str, Field[Any]]) -> str:
+    """What is said of an index (or its listing) that holds every record: its name, and the types its entries come from.
+
+    An index that was built under another definition is not the one that a class declares.
+    """
+    kinds = (fields[name].codec.type for name in index.inputs)
+    forms = ((type(next(iter(kind)).value) if issubclass(kind, Enum) else kind).__name__ for kind in kinds)
+    return f"{name}={','.join(f'{one}:{form}' for one, form in zip(index.inputs, forms, strict=True))}"
+
+
 class Binding:
     """A schema under one namespace and one slot table: what turns entries into the numbers and keys of the wire."""
 
     __slots__ = (
         "_others",
+        "definitions",
         "keys",
         "layout",
         "lines",
@@ -136,7 +155,9 @@ class Binding:
         "schema",
         "slot_names",
         "slots",
+        "stored",
         "tailed",
+        "unbuilt",
     )
 
     def __init__(self, schema: Schema, namespace: str | None, stored: str) -> None:
@@ -147,7 +168,10 @@ class Binding:
         self.prefixes = {
             index.name: self.keys.index_prefix(index.name, tailed=index.tailed) for index in schema.indexes
         }
-        lines = stored.split("\n") if stored else []
+        self.stored = stored
+        slots, _, told = stored.partition(BUILT)
+        lines = slots.split("\n") if slots else []
+        known = {key for line in lines for key in line.split(LISTED)}
         places = {line.partition(LISTED)[0]: slot for slot, line in enumerate(lines)}
         self.slots: dict[str, int] = {}
         for index in schema.indexes:
@@ -162,6 +186,18 @@ class Binding:
                 # A line grows, and never shrinks: classes that declare less than others keep all listings true.
                 lines[slot] = line
         self.lines = lines
+        self.definitions = {
+            name: definition(name, index, schema.fields)
+            for index in schema.indexes
+            for name in (index.name, *index.listings)
+        }
+        built = set(told.split("\n"))
+        self.unbuilt = frozenset(name for name, said in self.definitions.items() if said not in built)
+        """The declared indexes that are not known to hold every record."""
+        # A program that writes takes back what is said of indexes that it does not maintain.
+        kept = sorted(line for line in built if self._maintains(line))
+        fresh = {name for name in self.unbuilt if known.isdisjoint((self.prefixes[name], self._place(name)))}
+        added = sorted(self.definitions[name] for name in fresh)
         self.slot_names = {slot: name for name, slot in self.slots.items()}
         wire = {
             "class": self.keys.klass,
@@ -169,6 +205,7 @@ class Binding:
             "exp": self.keys.deadlines,
             "slots": self.keys.slots,
             "table": lines,
+            "built": _built(sorted({*kept, *added}), lines),
             "was": stored,
             "versioned": schema.options.versioned,
             "fields": schema.columns,
@@ -181,9 +218,29 @@ class Binding:
         events = schema.options.events
         if events is not None:
             wire["events"] = {"key": self.keys.stream, "limit": events.limit, "values": events.values}
-        self.layout = Layout(
-            schema.model, self.keys.klass, msgspec.msgpack.encode(wire), (self.keys.klass, events, *lines)
-        )
+        if added:
+            wire["late"] = _built(kept, lines)
+        identity = (self.keys.klass, events, *lines, stored, *kept, *added)
+        self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), identity)
+
+    def _maintains(self, line: str) -> bool:
+        """Whether what is said of an index, or of its being rebuilt, is what this class declares."""
+        name, _, said = line.partition("=")
+        if said.startswith(BUILDING):
+            line = f"{name}={said.partition(';')[2]}"
+        return self.definitions.get(name, self._listed_too(name)) == line
+
+    def _place(self, name: str) -> str:
+        """The beginning of the line of an index."""
+        return next((index.kind for index in self.schema.indexes if index.name == name), "") + self.prefixes[name]
+
+    def _listed_too(self, name: str) -> str | None:
+        """What is said of a listing that other classes declare: scripts keep it up with the index that this one has."""
+        key = self.keys.index_prefix(name, tailed=False)
+        for index in self.schema.indexes:
+            if key in self.lines[self.slots[index.name]].split(LISTED)[1:]:
+                return definition(name, index, self.schema.fields)
+        return None
 
     def other(self, schema: Schema) -> Binding:
         """The keys of a model that relations lead to or come from; its slots may be others on the server.
@@ -199,3 +256,7 @@ class Binding:
     def record_key(self, values: Mapping[str, Any]) -> str:
         """The key of the record with these values."""
         return self.keys.record(self.schema.key_parts(values))
+
+
+def _built(said: list[str], lines: list[str]) -> str:
+    return BUILT + "\n".join(said) if lines else ""

@@ -142,7 +142,7 @@ async def _examine(
                 report = await run(model, progress=_bar(screen, stack, f"{verb} {model.__name__}"))
             for one in report.models:
                 _show_report(screen, one, every)
-                left += one.left
+                left += one.left + len(one.unbuilt)
     return DAMAGED if left else 0
 
 
@@ -172,6 +172,11 @@ def _show_report(screen: Screen, report: ModelReport, every: bool) -> None:
             screen.say(f"  - {damage}")
         if len(shown) < report.total:
             screen.say(f"  … and {report.total - len(shown):,} more")
+    if report.unbuilt:
+        names = ", ".join(report.unbuilt)
+        screen.say(
+            f"Not every record is in {names}: run popoto-async rebuild when all programs that write are up to date."
+        )
     if report.busy:
         screen.say(f"{count(report.busy, 'record')} changed all the time: run it again.")
 

@@ -276,6 +276,20 @@ def claims(model: type[Model], row: Values) -> list[tuple[str, str]]:
     return [(place.prefix, tail) for place in places(model) if place.is_claim for tail, _ in place.stands(row)]
 
 
+def slot_table(model: type[Model], indexes: list[Place]) -> str:
+    """A line for each index; then, sorted, that each holds every record, and the types of what it is made of."""
+    fields, said = model._meta.fields, []
+    for place in indexes:
+        kind, _, rest = place.prefix.removeprefix("$").partition(":")
+        names = rest.split(":")[1].split("+")
+        if kind in ("Sort", "Tie", "Null"):
+            names += fields[names[0]].partition
+        forms = ",".join(f"{name}:{fields[name].codec.type.__name__}" for name in names)
+        said.append(f"{kind}:{rest.split(':')[1]}={forms}")
+        said += [f"{':'.join(key.removeprefix('$').split(':')[::2])}={forms}" for key, _ in place.lists]
+    return "\n".join(place.line for place in indexes) + "\n\n" + "\n".join(sorted(said))
+
+
 # The keyspace --------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +330,7 @@ def keyspace(
     for model in {**rows, **dict.fromkeys(known)}:
         name, indexes = model._meta.options.name, places(model)
         if indexes and (model in known or rows.get(model)):
-            store.texts[f"$Slots:{name}"] = "\n".join(place.line for place in indexes).encode()
+            store.texts[f"$Slots:{name}"] = slot_table(model, indexes).encode()
         for key, row in rows.get(model, {}).items():
             store.add(f"$Class:{name}", key, 0.0)
             entries = []

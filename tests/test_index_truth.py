@@ -98,7 +98,11 @@ async def test_the_reference_knows_a_record(db: Database, clean_server: Server) 
         b"$Rev:Shop:cuisine": [(b"iahT", 0.0)],
         b"$Slots:Shop": b"c$Uniq:Shop:email\t$Val:Shop:email\n"
         b"m$Index:Shop:cuisine:\t$Val:Shop:cuisine\t$Rev:Shop:cuisine\nm$Sort:Shop:seats\nm$Tie:Shop:seats\n"
-        b"m$Null:Shop:seats\nm$Sort:Shop:rating:\nm$Null:Shop:rating:\nm$Geo:Shop:place\nm$Pole:Shop:place",
+        b"m$Null:Shop:seats\nm$Sort:Shop:rating:\nm$Null:Shop:rating:\nm$Geo:Shop:place\nm$Pole:Shop:place\n\n"
+        b"Geo:place=place:Coordinates\nIndex:cuisine=cuisine:str\nNull:rating=rating:float,cuisine:str\n"
+        b"Null:seats=seats:int\nPole:place=place:Coordinates\nRev:cuisine=cuisine:str\n"
+        b"Sort:rating=rating:float,cuisine:str\nSort:seats=seats:int\nTie:seats=seats:int\nUniq:email=email:str\n"
+        b"Val:cuisine=cuisine:str\nVal:email=email:str",
         b"$Sort:Shop:rating:Thai": [(member, 4.5)],
         b"$Sort:Shop:seats": [(member, 40.0)],
         b"$Uniq:Shop:email": {b"Siam@x": member},

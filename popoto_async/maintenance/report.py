@@ -60,7 +60,8 @@ class ModelReport(msgspec.Struct, frozen=True):
     """What one model's records and indexes were found to be.
 
     `found` counts by kind what was not in order, `mended` how much of that is in order now; `damage` are the first
-    1,000. `busy` records changed each time they were looked at, and were left to the next run.
+    1,000. `busy` records changed each time they were looked at, and were left to the next run. `unbuilt` names the
+    indexes that don't hold every record: queries over them raise until `rebuild` has run.
     """
 
     model: str
@@ -70,6 +71,7 @@ class ModelReport(msgspec.Struct, frozen=True):
     mended: int
     damage: tuple[Damage, ...]
     busy: int = 0
+    unbuilt: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -89,8 +91,8 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not any(model.total for model in self.models)
+        """Whether nothing was found, and every index holds every record."""
+        return not any(model.total or model.unbuilt for model in self.models)
 
     @property
     def total(self) -> int:
@@ -143,6 +145,9 @@ class Tally:
         self.records = self.entries = self.mended = self.busy = 0
         self._found: dict[str, int] = {}
         self._damage: dict[Damage, None] = {}
+        self.unbuilt: tuple[str, ...] = ()
+        self.contested: set[str] = set()
+        """Index keys in which two records have one unique value."""
 
     def add(self, damage: Damage, *, mended: bool) -> None:
         """Count a piece of damage; one that is seen again, in a keyspace that moves, counts once."""
@@ -150,11 +155,20 @@ class Tally:
             return
         self._found[damage.kind] = self._found.get(damage.kind, 0) + 1
         self.mended += mended
+        if damage.kind == "duplicate":
+            self.contested.add(damage.place)
         if len(self._damage) < KEPT:
             self._damage[damage] = None
 
     def report(self) -> ModelReport:
         """As a frozen value."""
         return ModelReport(
-            self.model, self.records, self.entries, dict(self._found), self.mended, tuple(self._damage), self.busy
+            model=self.model,
+            records=self.records,
+            entries=self.entries,
+            found=dict(self._found),
+            mended=self.mended,
+            damage=tuple(self._damage),
+            busy=self.busy,
+            unbuilt=self.unbuilt,
         )

@@ -8,6 +8,7 @@ values. So other clients may go on writing, and nothing is held here but a few p
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from inspect import isawaitable
@@ -26,6 +27,7 @@ from popoto_async.planning.audit import (
     fixed_places,
     implied,
     plan_audit,
+    plan_mark,
     plan_members,
     plan_mend,
     plan_prune,
@@ -116,6 +118,7 @@ class Survey:
         self._names = stored_names(self.schema, renamed)
         self._dry, self._anew, self._renamed = dry, anew, renamed
         self._progress, self._expected = progress, 0
+        self._run = os.urandom(4).hex()
         self.tally = Tally(self.schema.model)
         self._lists: list[Place] = []
         self._missing: set[tuple[int, str]] = set()
@@ -126,12 +129,19 @@ class Survey:
         if await self._is_ours(binding):
             self._expected = await self._database.execute("ZCARD", binding.keys.klass)
             await self._tell()
+            marking = self._anew and not self._dry and binding.definitions
+            if marking:
+                binding = await self._mark(over=False)
             async with Window() as window:
                 await self._scan(binding, window)
                 for place in fixed_places(binding):
                     await window.start(self._look_through([place]))
             # When all records are in order, a listed value that nobody has is not one that is about to be put right.
             await self._look_through(self._lists)
+            if marking:
+                await self._mark(over=True)
+            if self.tally.records:
+                self.tally.unbuilt = tuple(sorted((await self.current()).unbuilt))
             await self._tell(over=True)
         return self.tally.report()
 
@@ -161,6 +171,17 @@ class Survey:
                 del places[:PAGE]
         await window.start(self._look_at(records))
         await window.start(self._look_through(places))
+
+    async def _mark(self, *, over: bool) -> Binding:
+        """Tell others that indexes are being rebuilt, or that they are now, as far as that is so."""
+
+        def plan(bound: Binding) -> Operation:
+            every = bound.definitions if self.tally.busy else ()
+            but = [name for name in bound.definitions if bound.prefixes[name] in self.tally.contested]
+            return plan_mark(bound, self._run, over=over, but=[*every, *but])
+
+        await self._send("rebuild", plan)
+        return await self.current()
 
     async def _is_ours(self, binding: Binding) -> bool:
         """Whether the keys that everything rests on are what they must be, as far as they are there."""

@@ -1,8 +1,8 @@
 """Schema + stored bytes → what a record has to occupy, and the operations that look after it. Pure.
 
 The declared indexes of a model are **clear** where the class can say what a record occupies in them. Of the others (an
-index that this class does not declare, one whose inputs can't be read) the manifest is the only witness: what it names
-stays, unless the indexes are being rebuilt.
+index that this class does not declare, one that was not built yet, one whose inputs can't be read) the manifest is the
+only witness: what it names stays, unless the indexes are being rebuilt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from popoto_async.plan import MEMBER, Operation
 from popoto_async.planning.write import ENTRY_COST, LOAD_COST, SAVE_COST, Triple, entries, pack_entries
-from popoto_async.schema import LISTED, Binding, Schema
+from popoto_async.schema import BUILDING, BUILT, LISTED, Binding, Schema
 
 PAGE = 200
 """Records or index keys of one operation."""
@@ -25,7 +25,7 @@ MEMBERS = 500
 MEMBER_COST = 4
 """Server time for one of them, in microseconds."""
 
-KINDS = {"Index": MEMBER, "Sort": MEMBER, "Tie": MEMBER, "Null": MEMBER, "Geo": MEMBER, "Pole": MEMBER, "Uniq": "c"}
+KINDS = {**dict.fromkeys(("Index", "Sort", "Tie", "Null", "Geo", "Pole", "Rel"), MEMBER), "Uniq": "c"}
 LISTS = {"Val": "list", "Rev": "mirror"}
 """What stands between `$` and the model's name in an index key → how its members are read (`members.lua`)."""
 
@@ -134,11 +134,14 @@ def implied(
     found = _own_entries(binding, values, unreadable)
     packed = pack_entries(found)
     if packed != manifest and not anew:
-        clear = {binding.slots[index.name] for index in schema.indexes if unreadable.isdisjoint(index.inputs)}
+        clear = {
+            binding.slots[index.name]
+            for index in schema.indexes
+            if index.name not in binding.unbuilt and unreadable.isdisjoint(index.inputs)
+        }
         kept = [triple for triple in manifest_entries(binding, manifest) or [] if triple[0] not in clear]
-        if kept:
-            found = sorted({*found, *kept})
-            packed = pack_entries(found)
+        found = sorted({*(triple for triple in found if triple[0] in clear), *kept})
+        packed = pack_entries(found)
     keyed = all(field.name not in unreadable for field in schema.keys)
     return Implied(found, packed, tuple(sorted(unreadable)), binding.record_key(values) if keyed else None)
 
@@ -249,6 +252,24 @@ def plan_prune(binding: Binding, place: Place, members: Sequence[tuple[bytes, by
         body["slot"] = 0
     values = (place.key, *(item for member in members for item in member))
     return Operation("prune", binding.layout, body, values, True, 2 * MEMBER_COST * len(members))
+
+
+def plan_mark(binding: Binding, run: str, *, over: bool, but: Collection[str] = ()) -> Operation:
+    """Say that a run rebuilds the indexes that are not built; or, `over`, that they are, `but` some.
+
+    Whoever writes without maintaining an index takes the mark of the run away, and with it the end of this story.
+    """
+    told = {line for line in binding.stored.partition(BUILT)[2].split("\n") if line}
+    marks = {name: f"{name}={BUILDING}{run};{said.partition('=')[2]}" for name, said in binding.definitions.items()}
+    if over:
+        done = {name for name, mark in marks.items() if mark in told}
+        said = (told - {marks[name] for name in done}) | {binding.definitions[name] for name in done.difference(but)}
+    else:
+        others = {line for line in told if line.partition("=")[0] not in binding.unbuilt}
+        said = {line for line in others if line in binding.definitions.values()}
+        said |= {marks[name] for name in binding.unbuilt}
+    text = "\n".join(binding.lines) + BUILT + "\n".join(sorted(said)) if binding.lines else binding.stored
+    return Operation("mark", binding.layout, {}, (binding.stored.encode(), text.encode()), True, LOAD_COST)
 
 
 def plan_weigh(binding: Binding, keys: Sequence[bytes]) -> Operation:

@@ -281,9 +281,14 @@ class _Writer:
         self.labels = labels
         self.values: list[bytes] = []
         self.also: dict[str, None] = {}
+        self.relied: dict[tuple[str, str], dict[str, None]] = {}
 
     def key(self, index: str, where: str) -> str:
         """The sorted set of an index at a tail."""
+        said = self.binding.definitions.get(index)
+        if said is not None:
+            keys = self.binding.keys
+            self.relied.setdefault((keys.slots, keys.klass), {})[said] = None
         return self.binding.prefixes[index] + where
 
     def node(self, test: Test) -> dict[str, Any]:
@@ -436,6 +441,8 @@ def plan_select(
         body["after"] = writer.place(plan.after)
     if plan.orders:
         body["order"] = [writer.order(by, descending) for by, descending in plan.orders]
+    if writer.relied:
+        body["relies"] = [[*keys, *said] for keys, said in writer.relied.items()]
     if cursor is not None:
         body["cursor"] = msgspec.Raw(cursor)
     rows = EXPECTED_ROWS if limit is None else min(limit, BUDGET // 4)

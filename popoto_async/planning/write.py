@@ -88,6 +88,7 @@ def plan_insert(
         body["if_exists"] = if_exists
     if found is not None:
         body["found"] = binding.slots[found]
+        body["relies"] = [[binding.keys.slots, binding.keys.klass, binding.definitions[found]]]
     size = sum(map(len, arguments)) + lists.size
     values_sent = (*arguments, pack_entries(triples), *lists.items)
     return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size)
@@ -136,6 +137,9 @@ def plan_update(
     schema = binding.schema
     written = {*changed, add.field} if add else changed.keys()
     touched = {index for name in written for index in schema.touches[name]}
+    if origin != key and binding.stored and binding.unbuilt:
+        # A rebuild goes through the keys and may miss a record that moves: so that takes its place in all indexes.
+        touched = {index.name for index in schema.indexes}
     expected = sorted({name for index in schema.indexes if index.name in touched for name in index.inputs} - written)
     if not touched:
         triples = []

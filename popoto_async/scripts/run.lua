@@ -7,7 +7,7 @@ local operations = {}
 -- include: lib/main.lua
 -- include: lib/slots.lua
 -- include: lib/due.lua
--- operations: save push save_referred rewrite delete erase matching load fetch select expire sweep transaction group publish audit members tell weigh mend prune
+-- operations: save push save_referred rewrite delete erase matching load fetch select expire sweep transaction group publish audit members tell weigh mend prune mark
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000

@@ -65,6 +65,10 @@ local function examine(op, model, key, from)
   if not inserting and not old.mark then
     return nil, {'gone'}
   end
+  local missing = op.relies and not_built(op.relies)
+  if missing then
+    return nil, missing
+  end
   local found = op.found and found_owner(model, cmsgpack.unpack(ARGV[op.at + op.sets]), op.found)
   if found then
     return nil, {'unique', op.found, '', found, row_of(model, found)}

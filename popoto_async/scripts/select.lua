@@ -1,7 +1,8 @@
 -- purpose: find records by a condition, in an order, a page at a time, without writing anything
 -- keys: the records, the index keys named by op.where and op.order, $Class
 -- args: the operation as docs/architecture.md has it; values of stored conditions and of op.after are at op.at
--- reply: ok keys rows examined | more keys rows examined cursor | ok n examined | more n examined cursor
+-- reply: ok keys rows examined | more keys rows examined cursor | ok n examined | more n examined cursor | unbuilt
+-- include: lib/slots.lua
 -- include: lib/commands.lua
 -- include: lib/query.lua
 -- include: lib/count.lua
@@ -30,6 +31,10 @@ local function answer(op, query)
 end
 
 operations.select = function(call, op, model)
+  local missing = op.relies and not_built(op.relies)
+  if missing then
+    return missing
+  end
   tree.now = call.now
   return op.explain and explain(op, model, answer) or answer(op, describe(op, model))
 end
