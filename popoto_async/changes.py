@@ -83,7 +83,9 @@ class Change:
         state["_key"], state["_stored"] = self.key, stored
         for name in self.schema.beside:
             self.schema.fields[name].settle(state.get(name))
-        state.pop("_corrupt", None)
+        corrupt = {name: raw for name, raw in state.pop("_corrupt", {}).items() if name not in state}
+        if corrupt:
+            state["_corrupt"] = corrupt
         if version:
             state["_version"] = version.decode()
 
@@ -163,6 +165,9 @@ class Update(Change):
         self.origin = self.key
         self.if_exists, self.timing, self.add = if_exists, timing, add
         self.moves = any(field.name in self.changed for field in schema.keys)
+        for field in schema.keys if self.moves else ():
+            if field.name not in state:
+                raise field.corrupt(self.key, stored[field.name])
         if self.moves and schema.options.immutable_key:
             raise ModelException(
                 f"{schema.model}: the key of {self.key!r} can't be changed (Meta.immutable_key)",

@@ -714,6 +714,7 @@ async def test_errors_of_the_server_are_raised(clean_server: Server) -> None:
         assert (await maintenance.check(Shop)).total == 1
         with pytest.raises(PopotoError, match="OOM"):
             await maintenance.repair(Shop)
+        clean_server.client.config_set("maxmemory", "0")
 
 
 def test_damage_is_a_value() -> None:
