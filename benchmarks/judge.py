@@ -19,6 +19,7 @@ def expected_found(action: str, dataset: Dataset, ops: int) -> int:
         return dataset.size  # one count: none of those that have expired
     per_operation = {
         "range": WINDOW,
+        "check_indexes": 0,
         "equality": min(LIMIT, dataset.common),
         "intersect": LIMIT,
         "prefix": LIMIT,
@@ -169,4 +170,5 @@ _CHECKS: dict[str, Callable[[Dataset, Sequence[int], Answer], None]] = {
     "delete_by_query": _deleted,
     "expiry": _expired,
     "memory": _counted,
+    "check_indexes": _counted,
 }

@@ -169,6 +169,13 @@ class Counting:
         return {"count": await self._contestant.count(COMMON, self._job.dataset.middle)}
 
 
+class Checking(Counting):
+    """Rounds of looking for damage, of which there is none."""
+
+    async def run(self) -> int:
+        return sum([await self._contestant.check_indexes() for _ in range(self._job.ops)])
+
+
 class Storing(Counting):
     """Nothing but stored records, for the row that weighs them."""
 
@@ -267,6 +274,7 @@ ACTIONS: dict[str, Callable[[Contestant, Job, str], Action]] = {
     "delete_by_query": Deleting,
     "expiry": Expiring,
     "memory": Storing,
+    "check_indexes": Checking,
 }
 
 

@@ -75,6 +75,9 @@ class Contestant(Protocol):
     async def count_all(self) -> int:
         """How many records there are."""
 
+    async def check_indexes(self) -> int:
+        """How much is wrong with the indexes of all records."""
+
     def round_trips(self) -> int | None:
         """Round trips so far as the client counts them; None where it doesn't."""
 

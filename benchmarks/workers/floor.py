@@ -8,7 +8,7 @@ from typing import Any
 import redis.asyncio
 
 from benchmarks.dataset import Account, Bill, Record, Visit
-from benchmarks.workers.contestant import Contestant, chunked
+from benchmarks.workers.contestant import Contestant, Unavailable, chunked
 
 CLASS = "$Class:Place"
 RATING = "$Sort:Place:rating"
@@ -283,6 +283,9 @@ class Floor:
 
     async def count_all(self) -> int:
         return int(await self._run(COUNT_ALL, [CLASS, RATING, LOCATION, DEADLINES, CATEGORIES], [VALUES]))
+
+    async def check_indexes(self) -> int:
+        raise Unavailable("it has no check of its indexes")
 
     def round_trips(self) -> int | None:
         return self._trips

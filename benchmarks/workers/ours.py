@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.dataset import Account, Bill, Record, Visit
 from benchmarks.workers.contestant import Contestant
-from popoto_async import Field, GeoField, IndexedField, KeyField, Model, Relationship, SortedField, connect
+from popoto_async import Field, GeoField, IndexedField, KeyField, Model, Relationship, SortedField, connect, maintenance
 
 
 class Place(Model):
@@ -130,6 +130,9 @@ class Ours:
 
     async def count_all(self) -> int:
         return await Place.query.count()
+
+    async def check_indexes(self) -> int:
+        return (await maintenance.check(Place)).total
 
     def round_trips(self) -> int | None:
         return int(self._database.stats().round_trips)

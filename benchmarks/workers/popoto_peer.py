@@ -149,6 +149,9 @@ class Popoto:
         place._ttl = life
         await place.async_save()
 
+    async def check_indexes(self) -> int:
+        return int((await Place.async_check_indexes())["total"])
+
     def round_trips(self) -> int | None:
         return None
 

@@ -145,6 +145,9 @@ class RedisOm:
         self._require_search()
         return int(await Place.find().count())
 
+    async def check_indexes(self) -> int:
+        raise Unavailable("it has no check of its indexes")
+
     def round_trips(self) -> int | None:
         return None
 
