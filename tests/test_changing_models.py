@@ -26,7 +26,7 @@ from popoto_async import (
     using,
 )
 from popoto_async.maintenance.survey import Survey
-from tests.model_of_store import snapshot
+from tests.model_of_store import assert_true, snapshot
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -86,7 +86,7 @@ async def test_a_new_index_raises_until_it_is_rebuilt(db: Database, clean_server
     assert (report.clean, report.total, report.models[0].unbuilt) == (
         False,
         0,
-        ("Index:kind", "Null:level", "Sort:level", "Tie:level"),
+        ("Index:kind", "Null:level", "Sort:level", "Tie:level", "Val:kind"),
     )
     dry = await maintenance.rebuild(New, dry_run=True)
     assert dry.models[0].unbuilt
@@ -374,6 +374,33 @@ async def test_new_fields_and_removed_ones(db: Database, clean_server: Server) -
     assert await After.query.filter(new=5).count() == 1
     assert clean_server.client.hget("Doc:a", "gone") == b"g"
     assert (await maintenance.check(After)).clean
+
+
+async def test_a_list_of_suffixes_that_is_added(db: Database, clean_server: Server) -> None:
+    """It is a listing of its own; who does not declare it keeps it up all the same."""
+
+    class Before(Model):
+        name: str = KeyField()
+        kind: str | None = IndexedField()
+
+        class Meta:
+            name = "Word"
+
+    class After(Model):
+        name: str = KeyField()
+        kind: str | None = IndexedField(suffixes=True)
+
+        class Meta:
+            name = "Word"
+
+    await Before.create(name="a", kind="ab")
+    with pytest.raises(IndexNotBuilt, match="Rev:kind"):
+        await After.query.filter(kind__endswith="b")
+    assert await After.query.filter(kind="ab").count() == 1
+    await maintenance.rebuild(After)
+    await Before.create(name="b", kind="cb")
+    assert await After.query.filter(kind__endswith="b").count() == 2
+    assert_true(clean_server, [After])
 
 
 async def test_a_field_of_the_key_that_is_added(db: Database) -> None:

@@ -29,6 +29,7 @@ from popoto_async import (
     Field,
     GeoField,
     IndexedField,
+    IndexNotBuilt,
     InvalidLookup,
     KeyField,
     MissingPartition,
@@ -617,7 +618,7 @@ TREE: dict[type[PopotoError], set[type[PopotoError]]] = {
         ValidationError, UniqueViolation, AlreadyExists, NotFound, RecordGone, StaleRecord, NotLoaded, CorruptRecord,
         DefinitionError, UnknownField, ProtectedRecord,
     },
-    QueryException: {InvalidLookup, MissingPartition, MultipleResults},
+    QueryException: {IndexNotBuilt, InvalidLookup, MissingPartition, MultipleResults},
     DatabaseError: {Unavailable, OutcomeUnknown, Overloaded, CorruptIndex, NotAwaited, ConfigurationError},
     Unavailable: {TimedOut},
 }  # fmt: skip
