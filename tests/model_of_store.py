@@ -284,10 +284,15 @@ def slot_table(model: type[Model], indexes: list[Place]) -> str:
         names = rest.split(":")[1].split("+")
         if kind in ("Sort", "Tie", "Null"):
             names += fields[names[0]].partition
-        forms = ",".join(f"{name}:{fields[name].codec.type.__name__}" for name in names)
+        forms = ",".join(f"{name}:{_stored_type(fields[name].type).__name__}" for name in names)
         said.append(f"{kind}:{rest.split(':')[1]}={forms}")
         said += [f"{':'.join(key.removeprefix('$').split(':')[::2])}={forms}" for key, _ in place.lists]
     return "\n".join(place.line for place in indexes) + "\n\n" + "\n".join(sorted(said))
+
+
+def _stored_type(kind: type) -> type:
+    """What values of a type are stored as: of an Enum, its own values."""
+    return type(next(iter(kind)).value) if issubclass(kind, Enum) else kind
 
 
 # The keyspace --------------------------------------------------------------------------------------------------------

@@ -90,6 +90,9 @@ class Plain:
     async def count_all(self) -> int:
         return len(self.records)
 
+    async def check_indexes(self) -> int:
+        return 0
+
     def round_trips(self) -> int | None:
         return None
 
