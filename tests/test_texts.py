@@ -31,6 +31,7 @@ from popoto_async import (
     UniqueField,
     UniqueKeyField,
     connect,
+    maintenance,
     trace,
 )
 from popoto_async.planning import read
@@ -456,15 +457,16 @@ async def test_classes_that_declare_less_keep_the_lists_of_others(db: Database, 
     old, new = declared(), declared(suffixes=True)
     await old.create(name="a", tag="x:y")
     await new.create(name="b", tag="yé")
+    await maintenance.rebuild(new)  # the list of reversed texts is new to the record that was there
     line = clean_server.client.get("$Slots:Release")
-    assert line == b"m$Index:Release:tag:\t$Val:Release:tag\t$Rev:Release:tag"
+    assert line.partition(b"\n\n")[0] == b"m$Index:Release:tag:\t$Val:Release:tag\t$Rev:Release:tag"
     async with connect(clean_server.url):
         await old.create(name="c", tag="zé")
         assert await old.query.filter(tag__endswith="é").keys() == ["Release:b", "Release:c"]
     await old.create(name="d", tag="dé")
     assert await new.query.filter(tag__endswith="é").keys() == ["Release:b", "Release:c", "Release:d"]
     await old(name="b").delete()
-    assert clean_server.client.zrange("$Rev:Release:tag", 0, -1) == ["éd".encode(), "éz".encode()]
+    assert clean_server.client.zrange("$Rev:Release:tag", 0, -1) == [b"y%3Ax", "éd".encode(), "éz".encode()]
     assert clean_server.client.get("$Slots:Release") == line
 
 
