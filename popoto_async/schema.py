@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any
 
@@ -186,18 +186,7 @@ class Binding:
                 # A line grows, and never shrinks: classes that declare less than others keep all listings true.
                 lines[slot] = line
         self.lines = lines
-        self.definitions = {
-            name: definition(name, index, schema.fields)
-            for index in schema.indexes
-            for name in (index.name, *index.listings)
-        }
-        built = set(told.split("\n"))
-        self.unbuilt = frozenset(name for name, said in self.definitions.items() if said not in built)
-        """The declared indexes that are not known to hold every record."""
-        # A program that writes takes back what is said of indexes that it does not maintain.
-        kept = sorted(line for line in built if self._maintains(line))
-        fresh = {name for name in self.unbuilt if known.isdisjoint((self.prefixes[name], self._place(name)))}
-        added = sorted(self.definitions[name] for name in fresh)
+        kept, added = self._say(told, known)
         self.slot_names = {slot: name for name, slot in self.slots.items()}
         wire = {
             "class": self.keys.klass,
@@ -222,6 +211,21 @@ class Binding:
             wire["late"] = _built(kept, lines)
         identity = (self.keys.klass, events, *lines, stored, *kept, *added)
         self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), identity)
+
+    def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
+        """What is said of indexes, where `told` is said on the server: that which stays, and that of indexes new to it."""
+        self.definitions = {
+            name: definition(name, index, self.schema.fields)
+            for index in self.schema.indexes
+            if index.kind not in BESIDE
+            for name in (index.name, *index.listings)
+        }
+        built = set(told.split("\n"))
+        self.unbuilt = frozenset(name for name, said in self.definitions.items() if said not in built)
+        """The declared indexes that are not known to hold every record."""
+        fresh = [name for name in self.unbuilt if not {self.prefixes[name], self._place(name)} & {*known}]
+        # A program that writes takes back what is said of indexes that it does not maintain.
+        return sorted(filter(self._maintains, built)), sorted(self.definitions[name] for name in fresh)
 
     def _maintains(self, line: str) -> bool:
         """Whether what is said of an index, or of its being rebuilt, is what this class declares."""

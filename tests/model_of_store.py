@@ -280,6 +280,8 @@ def slot_table(model: type[Model], indexes: list[Place]) -> str:
     """A line for each index; then, sorted, that each holds every record, and the types of what it is made of."""
     fields, said = model._meta.fields, []
     for place in indexes:
+        if place.line.startswith("l"):
+            continue  # a list stands beside its record, and is no index
         kind, _, rest = place.prefix.removeprefix("$").partition(":")
         names = rest.split(":")[1].split("+")
         if kind in ("Sort", "Tie", "Null"):

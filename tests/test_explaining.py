@@ -165,7 +165,7 @@ async def test_the_commands_are_those_of_the_server(db: Database, clean_server: 
         with servers.count_commands(clean_server) as counted:
             explained = await query.explain()
         ran = {name.lower(): count for name, count in explained.commands.items()}
-        # Beside them, a call reads the clock and the slot table, looks for expired records and, for the report, at sizes.
+        # Beside them, a call reads the clock and the slot table, looks for expired records and, to report, at sizes.
         others = {"evalsha_ro", "time", "get", "zrangebyscore"}
         assert set(counted.calls) - set(ran) <= others | {"zcard", "zcount"}
         for name, count in ran.items():

@@ -19,8 +19,10 @@ from popoto_async import (
     GeoField,
     IndexedField,
     KeyField,
+    ListField,
     Model,
     PopotoError,
+    Relationship,
     SortedField,
     UniqueField,
     UniqueKeyField,
@@ -698,6 +700,28 @@ async def test_stats(db: Database, clean_server: Server) -> None:
     assert shops.record_bytes == sum(client.memory_usage(f"Shop:{name}") for name in "abc")
     assert next(one.bytes for one in shops.indexes if one.name == "class") == client.memory_usage("$Class:Shop")
     assert (stays.records, bare.records, bare.slots) == (2, 2, 0)
+
+
+async def test_lists_and_references_are_no_damage(db: Database, clean_server: Server) -> None:
+    """Nor do they keep anything from being found."""
+
+    class Feed(Model):
+        name: str = KeyField()
+        events: list[str] = ListField(max_length=3)
+        shop = Relationship(Shop)
+
+    await furnish()
+    feed = await Feed.create(name="f", events=["x", "y"], shop=Shop.ref(name="a"))
+    await (await Feed.create(name="g", shop=None)).expire_in(5000)
+    await feed.events.push("z")
+    healthy = snapshot(clean_server)
+    for run in (maintenance.check, maintenance.repair, maintenance.rebuild):
+        assert (await run(Feed, Shop)).clean
+    assert snapshot(clean_server) == healthy
+    clean_server.client.zrem("$Rel:Feed:shop:Shop:a", "Feed:f")
+    clean_server.client.zadd("$Rel:Feed:shop:Shop:b", {"Feed:f": 0, "Feed:q": 0})
+    assert (await maintenance.repair(Feed)).total == 3
+    assert snapshot(clean_server) == healthy
 
 
 async def test_what_is_no_model_is_refused(db: Database) -> None:
