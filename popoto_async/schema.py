@@ -213,7 +213,7 @@ class Binding:
         self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), identity)
 
     def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
-        """What is said of indexes, where `told` is said on the server: that which stays, and that of indexes new to it."""
+        """Of what is `told` on the server of indexes, that which stays; and what is said of indexes new to it."""
         self.definitions = {
             name: definition(name, index, self.schema.fields)
             for index in self.schema.indexes
