@@ -414,6 +414,16 @@ async def test_a_fresh_instance_overwrites_the_lists_too(db: Database, clean_ser
     assert_true(clean_server, MODELS)
 
 
+async def test_what_was_pushed_is_not_saved_again(db: Database) -> None:
+    log = await Log.create(name="a", events=[1])
+    other = await Log.query.get_or_raise(name="a")
+    await log.events.push(2)
+    await other.events.push(3)
+    log.size = 5
+    await log.save()
+    assert (await Log.query.get_or_raise(name="a")).events == [3, 2, 1]
+
+
 async def test_a_failed_save_changes_no_list(db: Database, clean_server: Server) -> None:
     await Agent.create(name="a", email="1", memory=[1])
     other = await Agent.create(name="b", email="2", memory=[2])
@@ -675,6 +685,7 @@ async def test_a_list_ends_with_its_record(db: Database, clean_server: Server) -
     log = await Log.create(name="a", events=[1])
     await log.expire_in(500)
     await log.tail.push("made by a push")
+    assert len(ends(clean_server, *keys)) == 1
     log.events = ["assigned"]
     await log.save()
     assert len(ends(clean_server, *keys)) == 1
@@ -782,6 +793,26 @@ async def test_something_foreign_under_the_key_of_a_list(db: Database, clean_ser
     clean_server.client.delete(beside)
     await log.delete()
     assert_true(clean_server, MODELS)
+
+
+@pytest.mark.parametrize("verb", ["rename", "create", "assign"])
+async def test_a_save_overwrites_nothing_foreign(db: Database, clean_server: Server, verb: str) -> None:
+    log = await Log.create(name="a", events=[1])
+    clean_server.client.set("$List:Log:tail:b:mon", "mine")
+    clean_server.client.set("$List:Log:tail:a:mon", "mine")
+    before = snapshot(clean_server)
+    with pytest.raises(CorruptIndex):
+        if verb == "create":
+            await Log.create(name="b", tail=[1])
+        elif verb == "assign":
+            log.tail = [1]
+            await log.save()
+        else:
+            clean_server.client.delete("$List:Log:tail:a:mon")
+            before.pop(b"$List:Log:tail:a:mon")
+            log.name = "b"
+            await log.save()
+    assert snapshot(clean_server) == before
 
 
 async def test_items_that_cannot_be_read(db: Database, clean_server: Server) -> None:
