@@ -105,6 +105,21 @@ def test_operations_are_defined_when_they_are_asked_for_with_what_is_not_around_
     ]  # fmt: skip
 
 
+def test_operations_that_are_joined_share_what_they_include(files):
+    files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
+    for name in ("save", "load", "drop"):
+        files[f"{name}.lua"] = HEADER + f"-- include: lib/a.lua\noperations.{name} = a\n"
+    text = HEADER + "-- operations: save+load\n-- operations: drop\n"
+    assert assemble("x.lua", text).text.splitlines() == [
+        "setmetatable(operations, {__index = function(_, name)",
+        "if name == 'save' or name == 'load' then",
+        "local a = 1", "operations.save = a", "operations.load = a", "end",
+        "if name == 'drop' then", "local a = 1", "operations.drop = a", "end",
+        "return rawget(operations, name)",
+        "end})",
+    ]  # fmt: skip
+
+
 def test_a_circle_is_named(files):
     for name, other in [("a", "b"), ("b", "c"), ("c", "a")]:
         files[f"lib/{name}.lua"] = f"-- purpose: p\n-- defines: {name}\n-- include: lib/{other}.lua\n"

@@ -2,8 +2,9 @@
 
 Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
 stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
-line `-- operations: save delete` has the table `operations` take `operations.save` from `save.lua`, with what that file
-includes and the text around it does not, when it is first asked for: a call pays for what it carries.
+line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
+that file includes and the text around it does not, when it is first asked for: a call pays for what it carries.
+Operations joined by `+` share what they include, so that a script doesn't hold it twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FRAGMENT_HEADER = ("purpose", "defines")
 _INCLUDE = re.compile(r"\s*-- (include|operations): (\S.*?)\s*")
 _OPERATIONS = (
     "setmetatable(operations, {__index = function(_, name)",
-    "if name == '{}' then",
+    "if {} then",
     "return rawget(operations, name)",
     "end})",
 )
@@ -54,10 +55,12 @@ def assemble(name: str, text: str) -> Script:
     return Script(name, flat, hashlib.sha1(flat.encode(), usedforsecurity=False).hexdigest(), header)
 
 
+@cache
 def _read(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
+@cache
 def _header(name: str, text: str) -> Mapping[str, str]:
     header = {}
     for line in text.splitlines():
@@ -71,6 +74,21 @@ def _header(name: str, text: str) -> Mapping[str, str]:
     return MappingProxyType(header)
 
 
+@cache
+def _parts(text: str) -> tuple[tuple[str, str], ...]:
+    """Lines of code ("", line), and what stands for others ("include", file) and ("operations", names)."""
+    found: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        special = _INCLUDE.fullmatch(line)
+        if special and found and special[1] == found[-1][0] == "operations":  # a list that goes on in the next line
+            found[-1] = ("operations", f"{found[-1][1]} {special[2]}")
+        elif special:
+            found.append((special[1], special[2]))
+        elif not _COMMENT.fullmatch(line):
+            found.append(("", line.rstrip()))
+    return tuple(found)
+
+
 def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
     """The lines of a text with those of its includes in their place, less comments and empty lines."""
     if name in chain:
@@ -79,12 +97,12 @@ def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]
         return []
     included.add(name)
     _header(name, text)
-    lines = []
-    for line in text.splitlines():
-        if found := _INCLUDE.fullmatch(line):
-            lines += _included(found[1], found[2], chain=(*chain, name), included=included)
-        elif not _COMMENT.fullmatch(line):
-            lines.append(line.rstrip())
+    lines: list[str] = []
+    for how, what in _parts(text):
+        if how:
+            lines += _included(how, what, chain=(*chain, name), included=included)
+        else:
+            lines.append(what)
     return lines
 
 
@@ -94,7 +112,11 @@ def _included(how: str, names: str, *, chain: tuple[str, ...], included: set[str
         return _flatten(names, _read(names), chain=chain, included=included)
     head, branch, *end = _OPERATIONS
     lines = [head]
-    for name in names.split():
-        file = f"{name}.lua"
-        lines += [branch.format(name), *_flatten(file, _read(file), chain=chain, included=set(included)), "end"]
+    for group in names.split():
+        members, within = group.split("+"), set(included)
+        lines.append(branch.format(" or ".join(f"name == '{member}'" for member in members)))
+        for member in members:
+            file = f"{member}.lua"
+            lines += _flatten(file, _read(file), chain=chain, included=within)
+        lines.append("end")
     return [*lines, *end]

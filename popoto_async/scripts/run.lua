@@ -7,7 +7,8 @@ local operations = {}
 -- include: lib/main.lua
 -- include: lib/slots.lua
 -- include: lib/due.lua
--- operations: save push save_referred rewrite delete erase matching load fetch select expire sweep transaction group publish audit members tell weigh mend prune mark
+-- operations: save push delete load fetch select+matching expire+sweep transaction group publish
+-- operations: save_referred+rewrite+erase audit+members+tell+weigh+mend+prune+mark
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
