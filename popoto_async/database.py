@@ -28,6 +28,7 @@ from popoto_async.errors import (
     ValidationError,
     shorten,
 )
+from popoto_async.pending import verb
 from popoto_async.schema import Binding, Schema
 from popoto_async.tracing import Stats
 from popoto_async.types import UNSET
@@ -239,6 +240,7 @@ class Database:
 
     # Sending -----------------------------------------------------------------------------------------------------
 
+    @verb
     async def execute(self, *command: Any) -> Any:
         """Send any command, `execute("TTL", key)`, and return the server's reply, bytes as bytes.
 

@@ -56,10 +56,10 @@ def shorten(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 20]}… ({len(text)} long)"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """A hint that names the closest of the known names, or all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(known)}"
 
 

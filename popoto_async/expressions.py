@@ -95,7 +95,7 @@ class Q(Expression):
     conditions: tuple[Expression | bool, ...]
     lookups: tuple[tuple[str, Any], ...]
 
-    def __init__(self, *conditions: Expression | bool, **lookups: Any) -> None:
+    def __init__(self, /, *conditions: Expression | bool, **lookups: Any) -> None:
         object.__setattr__(self, "conditions", conditions)
         object.__setattr__(self, "lookups", tuple(lookups.items()))
 

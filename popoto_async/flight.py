@@ -265,7 +265,7 @@ def fly(
     try:
         return Flight(whose, verb, database, prepare, cost, timeout)
     except RuntimeError:
-        return Pending(_later(whose, verb, database, prepare, cost, timeout), f"{whose}.{verb}")
+        return Pending(_later(whose, verb, database, prepare, cost, timeout), whose, verb)
 
 
 async def _later(

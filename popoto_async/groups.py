@@ -27,6 +27,7 @@ from popoto_async.errors import (
 from popoto_async.events import Event
 from popoto_async.flight import fly
 from popoto_async.line import Line
+from popoto_async.pending import verb
 from popoto_async.plan import Outcome
 from popoto_async.planning.stream import plan_group
 from popoto_async.records import Ask, database_of, failure
@@ -51,18 +52,22 @@ class Delivery(Event, frozen=True, kw_only=True):
     deliveries: int
     group: EventGroup
 
+    @verb
     async def ack(self) -> bool:
         """It is handled: nobody gets it again. False if that was known already. One round trip."""
         return await self.group.settle("ack", self.id)
 
+    @verb
     async def retry(self) -> bool:
         """It was not handled: whoever asks next gets it again, at once. One round trip."""
         return await self.group.settle("retry", self.id)
 
+    @verb
     async def reject(self, reason: str = "rejected") -> bool:
         """It can't be handled: it goes to the dead letters. One round trip."""
         return await self.group.settle("reject", self.id, reason)
 
+    @verb
     async def extend(self) -> bool:
         """It is still being handled: `min_idle` begins anew. False if another consumer has it now. One round trip."""
         return await self.group.settle("extend", self.id)

@@ -15,14 +15,16 @@ T = TypeVar("T")
 class Pending(Generic[T]):
     """A call that has not been awaited. Used as if it were its result, it raises NotAwaited with the line to write.
 
-    It counts as a `collections.abc.Coroutine`, whose methods are the coroutine's own.
+    It counts as a `collections.abc.Coroutine`, whose methods are the coroutine's own. `whose` is what the verb was
+    called on, or what to call that; a class whose instances are not written by its name says how in `_written`.
     """
 
-    __slots__ = ("_coroutine", "_name", "close", "send", "throw")
+    __slots__ = ("_coroutine", "_verb", "_whose", "close", "send", "throw")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], name: str) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], whose: object, verb: str) -> None:
         self._coroutine = coroutine
-        self._name = name
+        self._whose = whose
+        self._verb = verb
         self.send = coroutine.send
         self.throw = coroutine.throw
         self.close = coroutine.close
@@ -30,9 +32,16 @@ class Pending(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         return self._coroutine.__await__()
 
+    def _call(self) -> str:
+        whose = self._whose
+        if not isinstance(whose, str):
+            owner = whose if isinstance(whose, type) else type(whose)
+            whose = getattr(whose, "_written", owner.__name__)
+        return f"{whose}.{self._verb}(…)"
+
     def _refuse(self) -> NoReturn:
         self._coroutine.close()
-        raise NotAwaited(f"{self._name}(…) was not awaited", hint=f"write: await {self._name}(…)")
+        raise NotAwaited(f"{self._call()} was not awaited", hint=f"write: await {self._call()}")
 
     def __bool__(self) -> bool:
         self._refuse()
@@ -50,17 +59,16 @@ class Pending(Generic[T]):
         self._refuse()
 
     def __repr__(self) -> str:
-        return f"<{self._name}(…), not awaited>"
+        return f"<{self._call()}, not awaited>"
 
 
 def verb(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make an async function return a `Pending`."""
-    verb_name = function.__name__.lstrip("_")
+    """Make an async function return a `Pending`: a method, or a function that is called by its module's name."""
+    name = function.__name__.lstrip("_")
+    module = None if "." in function.__qualname__ else function.__module__.rpartition(".")[2]
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        whose: Any = args[0]
-        owner = whose if isinstance(whose, type) else type(whose)
-        return Pending(function(*args, **kwargs), f"{owner.__name__}.{verb_name}")
+        return Pending(function(*args, **kwargs), args[0] if module is None else module, name)
 
     return call

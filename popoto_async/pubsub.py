@@ -21,6 +21,7 @@ from popoto_async.errors import DatabaseError, ModelException, Unavailable, Vali
 from popoto_async.flight import fly
 from popoto_async.keys import channel, channel_pattern
 from popoto_async.line import Line
+from popoto_async.pending import verb
 from popoto_async.planning.stream import plan_publish
 from popoto_async.records import Ask
 from popoto_async.schema import Options, build_schema
@@ -191,6 +192,7 @@ class Subscriber:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
+    @verb
     async def close(self) -> None:
         """Stop listening and close the connection; who waits for a message is told that there are no more."""
         pump, self._pump = self._pump, None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, o
 import msgspec
 from msgspec.structs import replace
 
-from popoto_async.declaration import unknown_field
 from popoto_async.errors import InvalidLookup, ModelException, MultipleResults, NotAwaited, shorten
 from popoto_async.expressions import Attr, Expression, Order, Q, parse_order
 from popoto_async.pending import verb
@@ -68,6 +67,10 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     def _schema(self) -> Schema:
         schema: Schema = self._model._meta
         return schema
+
+    @property
+    def _written(self) -> str:
+        return f"{self._schema.model}.query"
 
     # Building ----------------------------------------------------------------------------------------------------
 
@@ -138,8 +141,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
             given: Any = name
             if not isinstance(given, str):
                 raise self._takes("values() takes field names", given)
-            if name not in self._schema.fields:
-                raise unknown_field(self._schema.model, name, self._schema.fields)
+            own_field(self._schema, name, None)
         return cast("Query[dict[str, Any]]", replace(self, _values=tuple(names)))
 
     def prefetch(self, *relations: str) -> Self:
@@ -171,9 +173,9 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
             length = left if length is None else min(length, left)
         return replace(self, _offset=self._offset + start, _limit=length)
 
-    def _natural(self, name: str, count: Any) -> int:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise self._takes(f"{name} takes a whole number of 0 or more", count)
+    def _natural(self, name: str, count: Any, *, least: int = 0) -> int:
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise self._takes(f"{name} takes a whole number of {least} or more", count)
         return min(count, MOST)
 
     def _takes(self, what: str, given: Any, hint: str | None = None) -> InvalidLookup:
@@ -284,8 +286,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         stands where it is when its page is read. A page costs a page, however many came before it, where the order is
         that of an index. One round trip. InvalidLookup for a cursor of another query.
         """
-        if self._natural("page()", size) == 0:
-            raise self._takes("page() takes a size of 1 or more", size)
+        size = self._natural("the size of a page", size, least=1)
         selection = self._selection("rows")
         found, following = await paging.page(selection, size, cursor)
         return Page(await self._built(selection, found), following)

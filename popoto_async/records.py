@@ -58,7 +58,7 @@ def require_concrete(schema: Schema) -> None:
     """Abstract models have no records."""
     if schema.options.abstract:
         raise DefinitionError(
-            f"{schema.model} is abstract and can't be saved", model=schema.model, hint="save a subclass of it"
+            f"{schema.model} is abstract and has no records", model=schema.model, hint="use a subclass of it"
         )
 
 

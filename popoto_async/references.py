@@ -73,10 +73,10 @@ def _text(field: Field[Any], value: Any) -> bytes | None:
     return None if value is None else field.checked(value)
 
 
-async def follow(instance: Any, name: str, timeout: float | None) -> Any:
+async def follow(instance: Any, name: Any, timeout: float | None) -> Any:
     """The record that a relation of this one leads to, loaded; None where it is null, or the record is gone."""
     schema: Schema = instance._meta
-    if relation(schema.fields, name) is None:
+    if not isinstance(name, str) or relation(schema.fields, name) is None:
         if name not in schema.fields:
             raise unknown_field(schema.model, name, schema.fields)
         raise ModelException(f"{schema.model}.{name} is no relation", model=schema.model, field=name)

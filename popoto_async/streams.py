@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from popoto_async.errors import DefinitionError, ValidationError, shorten
 from popoto_async.events import DeadLetter, Event
 from popoto_async.groups import EventGroup
+from popoto_async.pending import verb
 from popoto_async.records import database_of
 from popoto_async.schema import Schema
 
@@ -29,15 +30,18 @@ class EventStream:
         """Where the stream stands."""
         return database_of(self._schema).binding(self._schema).keys.stream
 
+    @verb
     async def length(self) -> int:
         """The number of events there are. One round trip."""
         return int(await database_of(self._schema).execute("XLEN", self.key))
 
+    @verb
     async def read(self, *, after: str | None = None, limit: int = 100) -> list[Event]:
         """The events after the one of this id, from the first where None, `limit` at most. One round trip."""
         keys = database_of(self._schema).binding(self._schema).keys
         return [Event.read(self._schema, keys, entry) for entry in await self._entries(keys.stream, after, limit)]
 
+    @verb
     async def dead(self, *, after: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The dead letters of all groups, oldest first. One round trip."""
         keys = database_of(self._schema).binding(self._schema).keys

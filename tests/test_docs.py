@@ -128,6 +128,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_the_readme_leads_to_every_page_by_its_question() -> None:
+    rows = dict(re.findall(r"^\| \[[^]]+\]\((docs/[^)]+)\) \| (.+\?)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    pages = [page for page in PAGES if page.parent.name == "docs"]
+    asked = {str(page.relative_to(ROOT)): re.findall(r"^\*(.+\?)\*$", page.read_text(), re.MULTILINE) for page in pages}
+    assert rows.keys() == asked.keys()
+    assert [page for page, questions in asked.items() if questions and questions != [rows[page]]] == []
+
+
 def test_the_page_of_reserved_names_lists_what_is_reserved() -> None:
     table = re.findall(r"^\| [^|]+ \| (`.*) \|$", (ROOT / "docs" / "reserved-names.md").read_text(), re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(RESERVED)

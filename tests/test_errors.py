@@ -26,6 +26,8 @@ from popoto_async import (
     DatetimeField,
     DefinitionError,
     EmbeddingError,
+    EventStream,
+    EventStreamMixin,
     Field,
     GeoField,
     IndexedField,
@@ -56,8 +58,10 @@ from popoto_async import (
     ValidationError,
     connect,
     errors,
+    maintenance,
     transaction,
 )
+from popoto_async.database import resolve
 from tests.proxy import FaultProxy
 from tests.servers import Server
 
@@ -97,6 +101,10 @@ class Booking(Model):
     id = AutoKeyField()
     room = Field(type=str)
     at = SortedField(type=int, partition_by="room")
+
+
+class Told(EventStreamMixin, Model):
+    name = KeyField()
 
 
 class Abstract(Model):
@@ -329,6 +337,14 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("neither radius nor box", lambda: User.query.filter(place=(1, 2)).count(), InvalidLookup),
     ("a negative radius", lambda: User.query.filter(place=(1, 2), place_radius=-5), InvalidLookup),
     ("an unknown unit", lambda: User.query.filter(place=(1, 2), place_radius=5, place_radius_unit="x"), InvalidLookup),
+    ("a page of a text", lambda: _any(User.query).page("a"), InvalidLookup),
+    ("a page of none", lambda: User.query.page(0), InvalidLookup),
+    ("many by lists", lambda: User.query.in_bulk([["n"]]), InvalidLookup),
+    ("values of an unknown field", lambda: User.query.values("nmae"), InvalidLookup),
+    ("fetch of None", lambda: _call("fetch", None), ModelException),
+    ("refresh of None", lambda: _call("refresh", None), ModelException),
+    ("increment of None", lambda: _call("increment", None), ModelException),
+    ("saving a field None", lambda: _call("save", [None]), ModelException),
     ("limit of a text", lambda: User.query.limit("5"), InvalidLookup),
     ("negative limit", lambda: User.query.limit(-1), InvalidLookup),
     ("negative offset", lambda: User.query.offset(-1), InvalidLookup),
@@ -441,6 +457,10 @@ UNAWAITED: list[Callable[[], Any]] = [
     lambda: User(name="n", email="e").save(),
     lambda: User(name="n", email="e").delete(),
     lambda: User.create_many([]),
+    lambda: resolve().execute("PING"),
+    lambda: maintenance.check(User),
+    lambda: maintenance.stats(),
+    lambda: EventStream(Told).length(),
 ]
 USES: list[Callable[[Any], Any]] = [bool, len, list, lambda pending: pending.name, lambda pending: not pending]
 
@@ -459,7 +479,36 @@ async def test_a_forgotten_await_says_which_line_to_write(db: Database) -> None:
     with pytest.raises(NotAwaited) as caught:
         if not User.exists(name="n"):
             pytest.fail("silently true")
-    assert "User.exists" in told(caught.value)
+    assert "await User.exists(…)" in told(caught.value)
+    for pending, line in (
+        (User.query.filter(name="n").count(), "await User.query.count(…)"),
+        (db.execute("PING"), "await Database.execute(…)"),
+        (maintenance.repair(User), "await maintenance.repair(…)"),
+        (EventStream(Told).read(), "await EventStream.read(…)"),
+    ):
+        with pytest.raises(NotAwaited) as caught:
+            bool(pending)
+        assert line in told(caught.value)
+
+
+POSITIONS: list[tuple[Callable[[], Any], str]] = [
+    (
+        lambda: User.query.filter(place_radius=2),
+        "User: place_radius=2: takes a centre: place= or place_member=, one of them",
+    ),
+    (lambda: User.query.filter(place=(1, 2)), "User: place=(1, 2): needs place_radius= or place_box=, one of them"),
+    (
+        lambda: User.query.filter(place=(1, 2), place_radius=5, place_radius_unit="x"),
+        "User: place_radius_unit='x': takes one of m, km, ft, mi",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "text"), POSITIONS)
+def test_errors_of_areas_show_what_was_written(make: Callable[[], Any], text: str) -> None:
+    with pytest.raises(InvalidLookup) as caught:
+        make()
+    assert str(caught.value) == text
 
 
 # Keys that hold something else --------------------------------------------------------------------------------------

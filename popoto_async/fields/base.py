@@ -410,7 +410,7 @@ class Field(Attr[TextT], Declared):
 
     def invalid(self, lookup: str, value: Any, problem: str) -> InvalidLookup:
         """The error of a lookup's value."""
-        name = self.name if lookup == "eq" else f"{self.name}__{lookup}"
+        name = self.name if lookup == "eq" else f"{self.name}{'_' if lookup in self.parameters else '__'}{lookup}"
         return InvalidLookup(
             f"{self.model}: {name}={shorten(value)}: {problem}", model=self.model, field=self.name, value=value
         )

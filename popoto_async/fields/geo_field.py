@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from popoto_async.codec import Codec, float_text
-from popoto_async.errors import shorten
+from popoto_async.errors import InvalidLookup, shorten
 from popoto_async.fields.base import Field
 from popoto_async.plan import MEMBER, AllOf, ByDistance, Entry, Index, Near, Test
 from popoto_async.types import Row, TypeVar
@@ -164,9 +164,7 @@ class GeoField(Field[T]):
     def centre(self, lookups: Mapping[str, Any]) -> Position:
         """The point that the lookups measure from."""
         if ("eq" in lookups) == ("member" in lookups):
-            raise self.invalid(
-                "eq", lookups.get("eq"), f"takes a centre: {self.name}= or {self.name}_member=, one of them"
-            )
+            raise self._incomplete(lookups, f"takes a centre: {self.name}= or {self.name}_member=, one of them")
         value = self._of_member(lookups["member"]) if "member" in lookups else lookups["eq"]
         centre = self.normalise(value)
         if type(centre) is not Coordinates or self.problems(centre):
@@ -188,7 +186,7 @@ class GeoField(Field[T]):
         if unit not in UNITS:
             raise self.invalid("radius_unit", unit, f"takes one of {', '.join(UNITS)}")
         if ("radius" in lookups) == ("box" in lookups):
-            raise self.invalid("eq", lookups.get("eq"), f"needs {self.name}_radius= or {self.name}_box=, one of them")
+            raise self._incomplete(lookups, f"needs {self.name}_radius= or {self.name}_box=, one of them")
         if "radius" in lookups:
             radius = self._length("radius", lookups["radius"], unit)
             return Near(self._geo, self._pole, self.name, centre.latitude, centre.longitude, radius=radius)
@@ -197,6 +195,10 @@ class GeoField(Field[T]):
             raise self.invalid("box", sides, "takes a pair (width, height)")
         box = (self._length("box", sides[0], unit), self._length("box", sides[1], unit))
         return Near(self._geo, self._pole, self.name, centre.latitude, centre.longitude, box=box)
+
+    def _incomplete(self, lookups: Mapping[str, Any], problem: str) -> InvalidLookup:
+        lookup, value = next(iter(lookups.items()))
+        return self.invalid(lookup, value, problem)
 
     def _length(self, lookup: str, value: Any, unit: str) -> float:
         if not _is_number(value) or not 0 <= value < math.inf:

@@ -14,6 +14,7 @@ from popoto_async.errors import ValidationError, shorten
 from popoto_async.maintenance.report import KINDS, Damage, IndexStats, ModelReport, ModelStats, Report
 from popoto_async.maintenance.survey import Progress, Survey
 from popoto_async.maintenance.weighing import weigh
+from popoto_async.pending import verb
 
 __all__ = [
     "KINDS",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@verb
 async def check(*models: type[Any], progress: Progress | None = None) -> Report:
     """Compare every index, claim, manifest, deadline and class entry of these models with what their records imply.
 
@@ -37,6 +39,7 @@ async def check(*models: type[Any], progress: Progress | None = None) -> Report:
     return await _run(models, dry=True, progress=progress)
 
 
+@verb
 async def repair(*models: type[Any], dry_run: bool = False, progress: Progress | None = None) -> Report:
     """Bring everything that `check` finds in order; what can't be told from the data is reported and left alone.
 
@@ -45,6 +48,7 @@ async def repair(*models: type[Any], dry_run: bool = False, progress: Progress |
     return await _run(models, dry=dry_run, progress=progress)
 
 
+@verb
 async def rebuild(
     *models: type[Any],
     renamed: Mapping[str, str] | None = None,
@@ -68,6 +72,7 @@ async def rebuild(
     return await _run(models, dry=dry_run, anew=True, renamed=renamed or {}, progress=progress)
 
 
+@verb
 async def stats(*models: type[Any]) -> tuple[ModelStats, ...]:
     """Records, memory and index sizes of these models. Reads only."""
     return tuple([await weigh(model) for model in _checked(models)])

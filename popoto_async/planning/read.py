@@ -108,7 +108,7 @@ def checked(schema: Schema, condition: Condition) -> Condition:
             model=schema.model,
             field=field.name,
             value=condition.value,
-            hint=nearest(condition.lookup, answers),
+            hint=nearest(condition.lookup, answers) if answers else "this kind of field answers no filter",
         )
     return condition
 

@@ -22,7 +22,16 @@ async def in_bulk(selection: Selection, keys: Iterable[Any]) -> tuple[list[Any],
             f"{selection.schema.model}: in_bulk() takes an iterable of keys, not {shorten(keys)}",
             model=selection.schema.model,
         )
-    items = list(dict.fromkeys(keys))
+    given = list(keys)
+    try:
+        items = list(dict.fromkeys(given))
+    except TypeError as error:
+        raise InvalidLookup(
+            f"{selection.schema.model}: in_bulk() takes values that can be keys of a dict: {error}",
+            model=selection.schema.model,
+            value=given,
+            hint="give a key of several parts as a tuple",
+        ) from error
     records = database_of(selection.schema).binding(selection.schema).keys.records
     parts = [_parts(selection, records, item) for item in items]
     found: dict[str, Found] = {}
