@@ -33,6 +33,8 @@ def forget(schema: Schema, state: State) -> State:
 class Change:
     """What every change of a record has: class, the instance's state, the key it is about, the value it comes to."""
 
+    begun = False  # whether a part of it is done, so that the rest has to follow
+
     def __init__(self, schema: Schema, state: State, value: Any = True) -> None:
         self.schema, self.state, self.value = schema, state, value
         self.key: str = state.get("_key") or ""
@@ -250,7 +252,7 @@ class Delete(Change):
     def conclude(self, outcome: Outcome, binding: Binding) -> Any:
         """Whether the record existed; None where only a part is done, and it has to be sent again."""
         if outcome[0] == b"more":
-            self._cursor = outcome[1]
+            self._cursor, self.begun = outcome[1], True
             return None
         return super().conclude(outcome, binding)
 
@@ -269,7 +271,9 @@ class Matching:
         self.overtaken, self.withdraw = change.overtaken, change.withdraw
 
     def plan(self, binding: Binding) -> Operation:
-        """The change, behind the test of the record as it is stored."""
+        """The change, behind the test of the record as it is stored; what has begun is finished without it."""
+        if self._change.begun:
+            return self._change.plan(binding)
         origin = self._change.state.get("_key") or self._change.key
         return plan_matching(binding, self._test, origin, self._change.plan(binding))
 
