@@ -339,7 +339,8 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         if slow:
             names = ", ".join(f"{schema.model}.{name}" for name in slow)
             warnings.warn(
-                f"{names} has no index: the whole class is read. Declare it with indexed=True, or narrow the query",
+                f"no index answers what is asked of {names}: the whole class is read. Narrow the query, or declare an"
+                " index (indexed=True for plain fields)",
                 UnindexedFilterWarning,
                 stacklevel=3,
             )
