@@ -268,6 +268,13 @@ async def test_a_deletion_that_has_begun_is_finished(db: Database, clean_server:
     assert_true(clean_server, [Link], {})
 
 
+async def test_what_goes_along_is_not_counted(db: Database, clean_server: Server) -> None:
+    for name, up in (("a", None), ("b", "Link:a"), ("c", None)):
+        await Link.create(name=name, up=up)
+    assert await Link.query.delete() == 2
+    assert_true(clean_server, [Link], {})
+
+
 async def test_stamps_deadlines_and_nulls(db: Database, clean_server: Server) -> None:
     await tickets(2)
     before = [one.changed for one in await Ticket.query]
