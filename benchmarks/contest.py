@@ -18,7 +18,7 @@ FEWEST_ROUNDS = 3  # before a slow contestant may stop early
 WARM_UP = 0  # the number of the round that isn't counted: connections, scripts and caches are made in it
 
 READING = frozenset({"load_together", "count", "check_indexes", *QUESTIONS})
-CHANGING = frozenset({"update_by_query", "delete_by_query", "expiry"})
+CHANGING = frozenset({"update_by_query", "delete_by_query", "expiry", "rebuild"})
 
 
 @dataclass(slots=True)

@@ -17,6 +17,8 @@ def expected_found(action: str, dataset: Dataset, ops: int) -> int:
     """What a measured round must return."""
     if action == "expiry":
         return dataset.size  # one count: none of those that have expired
+    if action == "rebuild":
+        return ops * dataset.size
     per_operation = {
         "range": WINDOW,
         "check_indexes": 0,
@@ -143,6 +145,12 @@ def _expired(dataset: Dataset, rounds: Sequence[int], answer: Answer) -> None:
     _check_all(answer, list(dataset.records()))
 
 
+def _rebuilt(dataset: Dataset, rounds: Sequence[int], answer: Answer) -> None:
+    _check_all(answer, list(dataset.records()))
+    if answer["damage"]:
+        raise Mismatch(f"a check right after it found {answer['damage']} to be wrong")
+
+
 def _check_all(answer: Answer, left: Sequence[Record]) -> None:
     """These records are left, in every index."""
     _check_rows(answer["rows"], _by_rating(left))
@@ -171,4 +179,5 @@ _CHECKS: dict[str, Callable[[Dataset, Sequence[int], Answer], None]] = {
     "expiry": _expired,
     "memory": _counted,
     "check_indexes": _counted,
+    "rebuild": _rebuilt,
 }

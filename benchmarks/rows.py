@@ -238,6 +238,15 @@ ROWS = (
         Size(1, 3, Dataset(1_000, 500)),
         (Target("≤ 0.7 s", "seconds", 0.7),),
     ),
+    Row(
+        "rebuild",
+        "rebuild all indexes of 10,000 records, which are whole before",
+        "rebuild",
+        "rebuild",
+        Size(1, 3, Dataset(10_000, 5_000)),
+        Size(1, 2, Dataset(500, 250)),
+        (Target("longest stall ≤ 20 ms", "stall", 0.020),),
+    ),
     Row("top-by-decay", "top_by_decay(10) of 300,000", "query", targets=(Target("≤ 10 ms", "seconds", 0.010),)),
     Row(
         "keyword-search",

@@ -176,6 +176,28 @@ class Checking(Counting):
         return sum([await self._contestant.check_indexes() for _ in range(self._job.ops)])
 
 
+class Rebuilding:
+    """Rounds that rebuild all indexes; the answer is what they say then, and what a check says of them."""
+
+    def __init__(self, contestant: Contestant, job: Job, _: str) -> None:
+        self._contestant = contestant
+        self._job = job
+
+    async def prepare(self, round_: int) -> None:
+        """Each round finds what the one before has left."""
+
+    async def run(self) -> int:
+        return sum([await self._contestant.rebuild() for _ in range(self._job.ops)])
+
+    async def answer(self) -> dict[str, Any]:
+        return {
+            "rows": await self._contestant.between(0.0, self._job.dataset.size / 100),
+            "count": await self._contestant.count_all(),
+            "common": await self._contestant.count(COMMON, 0.0),
+            "damage": await self._contestant.check_indexes(),
+        }
+
+
 class Storing(Counting):
     """Nothing but stored records, for the row that weighs them."""
 
@@ -275,6 +297,7 @@ ACTIONS: dict[str, Callable[[Contestant, Job, str], Action]] = {
     "expiry": Expiring,
     "memory": Storing,
     "check_indexes": Checking,
+    "rebuild": Rebuilding,
 }
 
 

@@ -78,6 +78,9 @@ class Contestant(Protocol):
     async def check_indexes(self) -> int:
         """How much is wrong with the indexes of all records."""
 
+    async def rebuild(self) -> int:
+        """Bring all indexes to what the records say; how many records were gone through."""
+
     def round_trips(self) -> int | None:
         """Round trips so far as the client counts them; None where it doesn't."""
 

@@ -287,6 +287,9 @@ class Floor:
     async def check_indexes(self) -> int:
         raise Unavailable("it has no check of its indexes")
 
+    async def rebuild(self) -> int:
+        raise Unavailable("by hand there is nothing that knows which indexes there are")
+
     def round_trips(self) -> int | None:
         return self._trips
 

@@ -134,6 +134,9 @@ class Ours:
     async def check_indexes(self) -> int:
         return (await maintenance.check(Place)).total
 
+    async def rebuild(self) -> int:
+        return (await maintenance.rebuild(Place)).models[0].records
+
     def round_trips(self) -> int | None:
         return int(self._database.stats().round_trips)
 

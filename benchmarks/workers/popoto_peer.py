@@ -152,6 +152,9 @@ class Popoto:
     async def check_indexes(self) -> int:
         return int((await Place.async_check_indexes())["total"])
 
+    async def rebuild(self) -> int:
+        return int(await Place.async_rebuild_indexes())
+
     def round_trips(self) -> int | None:
         return None
 

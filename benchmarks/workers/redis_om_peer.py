@@ -148,6 +148,9 @@ class RedisOm:
     async def check_indexes(self) -> int:
         raise Unavailable("it has no check of its indexes")
 
+    async def rebuild(self) -> int:
+        raise Unavailable("it has no rebuild of its indexes: the search module makes them")
+
     def round_trips(self) -> int | None:
         return None
 
