@@ -153,7 +153,10 @@ class Popoto:
         return int((await Place.async_check_indexes())["total"])
 
     async def rebuild(self) -> int:
-        return int(await Place.async_rebuild_indexes())
+        try:
+            return int(await Place.async_rebuild_indexes())
+        except AttributeError as error:  # the decoded position is a plain tuple where its GeoField wants Coordinates
+            raise Unavailable(f"a rebuild with a GeoField ends in AttributeError: {error}") from error
 
     def round_trips(self) -> int | None:
         return None
