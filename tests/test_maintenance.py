@@ -724,6 +724,97 @@ async def test_lists_and_references_are_no_damage(db: Database, clean_server: Se
     assert snapshot(clean_server) == healthy
 
 
+class Feed(Model):
+    name: str = KeyField()
+    part: int = KeyField(default=0)
+    events = ListField(max_length=3)
+    shop = Relationship(Shop)
+
+
+TO_NULL = "$Rel:Feed:shop:%null"
+
+BESIDE: dict[str, tuple[Plant, list[Finding]]] = {
+    "lists of no record": (
+        lambda c: [c.rpush("$List:Feed:events:q:0", "1", "2"), c.rpush("$List:Feed:gone:q:0", "1")],
+        [("orphan", "Feed:q:0", "$List:Feed:events:q:0", ""), ("orphan", "Feed:q:0", "$List:Feed:gone:q:0", "")],
+    ),
+    "a list that stays when its record ends": (
+        lambda c: c.persist("$List:Feed:events:g%3A1:0"),
+        [("deadline", "Feed:g%3A1:0", "$List:Feed:events:g%3A1:0", "")],
+    ),
+    "a list that ends before its record": (
+        lambda c: c.expire("$List:Feed:events:g%3A1:0", 2000),
+        [("deadline", "Feed:g%3A1:0", "$List:Feed:events:g%3A1:0", "")],
+    ),
+    "a list that ends when its record stays": (
+        lambda c: c.expire("$List:Feed:events:f:0", 2000),
+        [("deadline", "Feed:f:0", "$List:Feed:events:f:0", "")],
+    ),
+    "a target that nobody refers to": (
+        lambda c: c.zadd("$Rel:Feed:shop:Shop:z", {"Feed:q:0": 0, "Feed:f:0": 0, "Shop:a": 1}),
+        [
+            ("extra", "Feed:f:0", "$Rel:Feed:shop:Shop:z", ""),
+            ("orphan", "Feed:q:0", "$Rel:Feed:shop:Shop:z", ""),
+            ("orphan", "Shop:a", "$Rel:Feed:shop:Shop:z", ""),
+        ],
+    ),
+    "targets without a name, and a key without a target": (
+        lambda c: [c.zadd(key, {"Feed:f:0": 0}) for key in ("$Rel:Feed:shop:", "$Rel:Feed:shop", TO_NULL)],
+        [
+            ("extra", "Feed:f:0", "$Rel:Feed:shop:", ""),
+            ("extra", "Feed:f:0", "$Rel:Feed:shop:%null", ""),
+            ("orphan", "Feed:f:0", "$Rel:Feed:shop", ""),
+        ],
+    ),
+}
+
+
+async def furnish_feeds() -> None:
+    await furnish()
+    await Feed.create(name="f", events=["x", "y"], shop=Shop.ref(name="a"))
+    await (await Feed.create(name="g:1", events=["z"], shop=None)).expire_in(5000)
+
+
+def deadlines(server: Server) -> dict[bytes, int]:
+    """When each list ends: ms of 1970, or -1."""
+    return {key: server.client.pexpiretime(key) for key in server.client.keys("$List:*")}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+async def test_damage_beside_records_is_found_and_repaired(db: Database, clean_server: Server, what: str) -> None:
+    await furnish_feeds()
+    healthy, ends = snapshot(clean_server), deadlines(clean_server)
+    assert len(ends) == 2
+    plant, expected = BESIDE[what]
+    plant(clean_server.client)
+    damaged, wrong = snapshot(clean_server), deadlines(clean_server)
+    for dry in (await maintenance.check(Feed), await maintenance.repair(Feed, dry_run=True)):
+        assert findings(dry) == sorted(expected)
+    assert (snapshot(clean_server), deadlines(clean_server)) == (damaged, wrong)
+    assert (await maintenance.repair(Feed)).left == 0
+    assert (await maintenance.check(Feed)).clean
+    assert (snapshot(clean_server), deadlines(clean_server)) == (healthy, ends)
+
+
+async def test_what_is_foreign_beside_a_record_is_left_alone(db: Database, clean_server: Server) -> None:
+    """Nor is the list of a foreign value taken away."""
+    await furnish_feeds()
+    client = clean_server.client
+    client.delete("$List:Feed:events:f:0")
+    client.set("$List:Feed:events:f:0", "mine")
+    client.sadd("$List:Feed:events:q:0", "mine")
+    client.set("Feed:h:0", "mine")
+    client.rpush("$List:Feed:events:h:0", "1")
+    damaged = snapshot(clean_server)
+    report = await maintenance.repair(Feed)
+    assert findings(report) == [
+        ("foreign", "$List:Feed:events:f:0", "", ""),
+        ("foreign", "$List:Feed:events:q:0", "", ""),
+        ("foreign", "Feed:h:0", "", ""),
+    ]
+    assert (report.left, snapshot(clean_server)) == (3, damaged)
+
+
 async def test_what_is_no_model_is_refused(db: Database) -> None:
     wrong: Any = "Shop"
     with pytest.raises(ValidationError, match="model classes"):

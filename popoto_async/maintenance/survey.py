@@ -18,6 +18,7 @@ from popoto_async.keys import mirrored, unescape
 from popoto_async.maintenance.report import Damage, ModelReport, Tally
 from popoto_async.plan import MEMBER, Operation, Outcome
 from popoto_async.planning.audit import (
+    BESIDES,
     LISTS,
     PAGE,
     Bytes,
@@ -307,16 +308,19 @@ class Survey:
                 self._add(Damage("foreign", text(known[number - 1].key), other=text(kind)))
             dead: dict[int, list[tuple[bytes, bytes]]] = {}
             living: dict[bytes, set[tuple[int, str]]] = {}
+            ending: set[int] = set()
             for number, tail, member, lives in suspects:
                 place = known[number - 1]
                 if place.kind in LISTS.values() and self._is_awaited(place, text(member)):
                     continue
-                if lives and place.slot >= 0:
+                if lives and place.kind in BESIDES.values():
+                    ending.add(number)
+                if lives and place.slot >= 0 and number not in ending:
                     living.setdefault(member, set()).add((place.slot, text(tail)))
                 else:
                     dead.setdefault(number, []).append((tail, member))
             for number, members in dead.items():
-                await self._prune(known[number - 1], members)
+                await self._prune(known[number - 1], members, ending=number in ending)
             await self._judge(living)
 
     def _is_awaited(self, place: Place, listed: str) -> bool:
@@ -324,8 +328,8 @@ class Survey:
         value = mirrored(unescape(listed)) if place.kind == LISTS["Rev"] else listed
         return (place.slot, value) in self._missing
 
-    async def _prune(self, place: Place, members: list[tuple[bytes, bytes]]) -> None:
-        """Remove members that stand for no record, or only tell."""
+    async def _prune(self, place: Place, members: list[tuple[bytes, bytes]], *, ending: bool) -> None:
+        """Remove members that stand for no record, or have a list end with its record; or only tell."""
         for first in range(0, len(members), PAGE):
             page = members[first : first + PAGE]
             done = [1] * len(page)
@@ -335,7 +339,7 @@ class Survey:
                     return plan_prune(bound, _resolved(bound, [place])[0], page)
 
                 done = (await self._send("mend", plan))[0][1]
-            kind = DEAD.get(place.kind, "orphan")
+            kind = "deadline" if ending else DEAD.get(place.kind, "orphan")
             for (tail, member), removed in zip(page, done, strict=True):
                 if removed:
                     claimed = "" if place.kind in (MEMBER, *DEAD) else text(tail)

@@ -27,6 +27,7 @@ MEMBER_COST = 4
 
 KINDS = {**dict.fromkeys(("Index", "Sort", "Tie", "Null", "Geo", "Pole", "Rel"), MEMBER), "Uniq": "c"}
 LISTS = {"Val": "list", "Rev": "mirror"}
+BESIDES = {"List": "beside"}
 """What stands between `$` and the model's name in an index key → how its members are read (`members.lua`)."""
 
 Bytes = bytes | None
@@ -34,7 +35,7 @@ _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One key of a model whose members are records: how it is read, its slot (-1: none), its tail, its index."""
+    """One key of a model whose members are records, or beside one: how it is read, slot (-1: none), tail, index."""
 
     key: bytes
     kind: str
@@ -163,7 +164,7 @@ class Places:
         except UnicodeDecodeError:
             raw = key.decode(errors="replace")
             found = self._parse(raw, prefix, records)
-            return None if found is None else Place(key, found[0], index=found[1])
+            return None if found is None or found[0] in BESIDES.values() else Place(key, found[0], index=found[1])
         found = self._parse(raw, prefix, records)
         if found is None:
             return None
@@ -173,6 +174,8 @@ class Places:
         slot = self._slots.get(raw)
         if slot is not None:
             return Place(key, kind, slot, "", index)
+        if raw == base:  # without a tail it is another key than that of the empty tail, and of no index
+            return None if kind in BESIDES.values() else Place(key, kind, -1, tail, index)
         return Place(key, kind, self._slots.get(base + ":", -1), tail, index)
 
     def _parse(self, raw: str, prefix: str, records: str) -> tuple[str, str, str, str] | None:
@@ -180,7 +183,7 @@ class Places:
         if not raw.startswith(prefix + "$"):
             return None
         kind, model, name, tail = [*raw[len(prefix) + 1 :].split(":", 3), "", "", ""][:4]
-        read = KINDS.get(kind) or LISTS.get(kind)
+        read = KINDS.get(kind) or LISTS.get(kind) or BESIDES.get(kind)
         if read is None or model != records[len(prefix) : -1]:
             return None
         return read, f"{kind}:{name}", f"{prefix}${kind}:{model}:{name}", tail
@@ -246,7 +249,7 @@ def plan_mend(
 
 
 def plan_prune(binding: Binding, place: Place, members: Sequence[tuple[bytes, bytes]]) -> Operation:
-    """Remove members, each (tail, name), that stand for no record."""
+    """Remove members, each (tail, name), that stand for no record; of a key beside a record, its one member."""
     body = {"n": len(members), "kind": place.kind, "slot": place.slot, "records": binding.keys.records}
     if place.kind in ("class", "manifests", "deadlines"):
         body["slot"] = 0

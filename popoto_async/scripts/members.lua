@@ -1,5 +1,5 @@
 -- purpose: go through index keys and find the members that no manifest of a living record names
--- keys: the index keys, the records they name, $Class, $Man, $Exp
+-- keys: the index keys, the keys beside records, the records these name, $Class, $Man, $Exp
 -- args: op.n keys at op.at, for each its op.slots and op.kinds; op.cursor, op.budget, op.records
 -- reply: ok suspects foreign examined next cursor; a suspect is (number of its key, tail, member, 1 if it lives)
 -- include: lib/survey.lua
@@ -37,7 +37,24 @@ local function belongs(op, model, i, tail, member, look)
   return op.slots[i] >= 0 and occupies(model, mark, member, op.slots[i], tail), 1
 end
 
-local function page(op, model, i, cursor, suspects)
+-- A list beside a record is one thing to look at.
+local function look_beside(call, op, i, suspects)
+  local key, record = ARGV[op.at + i - 1], op.records .. op.tails[i]
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'list' and kind ~= 'none' then
+    return nil, kind
+  end
+  local wrong = kind == 'list' and amiss(call, op.records, key, record)
+  if wrong then
+    suspects[#suspects + 1] = {i, '', record, wrong == 'deadline' and 1 or 0}
+  end
+  return '0', 1
+end
+
+local function page(call, op, model, i, cursor, suspects)
+  if op.kinds[i] == 'beside' then
+    return look_beside(call, op, i, suspects)
+  end
   local key, reader = ARGV[op.at + i - 1], readers[op.kinds[i]]
   local reply = redis.pcall(reader[1], key, cursor, 'COUNT', 250)
   if is_error(reply) then
@@ -55,7 +72,7 @@ local function page(op, model, i, cursor, suspects)
   return reply[1], #items / 2
 end
 
-operations.members = function(_, op, model)
+operations.members = function(call, op, model)
   local moved = slots_differ(model)
   if moved then
     return moved
@@ -63,7 +80,7 @@ operations.members = function(_, op, model)
   local suspects, foreign, examined = {}, {}, 0
   local i, cursor = op.first or 1, op.cursor or '0'
   while i <= op.n do
-    local following, count = page(op, model, i, cursor, suspects)
+    local following, count = page(call, op, model, i, cursor, suspects)
     if not following then
       foreign[#foreign + 1] = {i, count}
       following, count = '0', 1

@@ -1,7 +1,7 @@
--- purpose: remove from an index key members that stand for no record
--- keys: the index key, the records they name
+-- purpose: remove from an index key members that stand for no record; a list beside none, or end it with its record
+-- keys: the index key or the key beside a record, the records they name
 -- args: at op.at: the key, then op.n pairs of tail and member; op.kind, op.slot (-1: no index of the model), op.records
--- reply: ok, for each member 1 or 0 (whether it was removed)
+-- reply: ok, for each member 1 or 0 (whether it was removed, or ends otherwise now)
 -- include: lib/survey.lua
 
 -- By kind: what removes a member, given its key, tail and name; true where there was something to remove.
@@ -42,8 +42,24 @@ local function prune(op, model, key, tail, member)
   return 1
 end
 
-operations.prune = function(_, op, model)
+local function mend_beside(call, op, key, record)
+  if redis.call('TYPE', key).ok ~= 'list' then
+    return 0
+  end
+  local wrong, ends = amiss(call, op.records, key, record)
+  if wrong == 'orphan' then
+    return redis.call('UNLINK', key)
+  elseif wrong and ends then
+    return redis.call('PEXPIREAT', key, string.format('%.0f', ends))
+  end
+  return wrong and redis.call('PERSIST', key) or 0
+end
+
+operations.prune = function(call, op, model)
   local key, removed = ARGV[op.at], {}
+  if op.kind == 'beside' then
+    return {'ok', {mend_beside(call, op, key, ARGV[op.at + 2])}}
+  end
   for i = op.at + 1, op.at + 2 * op.n, 2 do
     removed[#removed + 1] = prune(op, model, key, ARGV[i], ARGV[i + 1])
   end

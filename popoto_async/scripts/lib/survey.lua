@@ -1,5 +1,5 @@
 -- purpose: what stands on the server for a record, whatever state it is in; nothing that is read is trusted
--- defines: entries_of, is_living, occupies, unlisted, is_value, deadline_of, deadlines_agree
+-- defines: entries_of, is_living, occupies, unlisted, is_value, deadline_of, deadlines_agree, amiss
 -- include: lib/writes.lua
 -- include: lib/manifest.lua
 -- include: lib/entries.lua
@@ -80,4 +80,16 @@ local function deadlines_agree(ends, listed, slack)
     return not ends and not listed
   end
   return math.abs(ends - tonumber(listed)) <= slack
+end
+
+-- What is wrong with a list beside a record: 'orphan' where there is no record, 'deadline' where it ends at another
+-- time (then comes the record's); false where nothing is. A foreign value under the record's key is told elsewhere.
+local function amiss(call, records, key, record)
+  if redis.call('EXISTS', record) == 0 then
+    return 'orphan'
+  elseif not is_living(records, record) then
+    return false
+  end
+  local ends, slack = deadline_of(call, record)
+  return not deadlines_agree(ends, deadline_of(call, key), slack) and 'deadline', ends
 end
