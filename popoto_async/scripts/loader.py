@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -22,6 +22,7 @@ SCRIPT_HEADER = ("purpose", "keys", "args", "reply")
 FRAGMENT_HEADER = ("purpose", "defines")
 """What the header of a file must tell: of a script or an operation, and of a fragment in `lib/`."""
 
+_FOLDER = Path(__file__).parent
 _INCLUDE = re.compile(r"\s*-- (include|operations): (\S.*?)\s*")
 _OPERATIONS = (
     "setmetatable(operations, {__index = function(_, name)",
@@ -57,7 +58,7 @@ def assemble(name: str, text: str) -> Script:
 
 @cache
 def _read(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 @cache
