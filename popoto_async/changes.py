@@ -11,11 +11,12 @@ from typing import Any
 
 from popoto_async.errors import ModelException, ValidationError, shorten
 from popoto_async.fields.relationship import relations
+from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome, Test
 from popoto_async.planning.read import plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
-from popoto_async.records import State, encode, failure, stored_values
+from popoto_async.records import State, encode, stored_values
 from popoto_async.schema import Binding, Schema
 
 STATE = ("_key", "_stored", "_version", "_stub")

@@ -44,6 +44,16 @@ class Request(Protocol[T_co]):
         """The request was not carried out."""
 
 
+class Independent:
+    """What requests have in common that build on no stored value and prepare nothing."""
+
+    def overtaken(self, row: list[Any]) -> None:
+        """Nothing is built on what is stored."""
+
+    def withdraw(self) -> None:
+        """Nothing to give back."""
+
+
 class Flight(asyncio.Future[T]):
     """A request under way; `prepare` makes it when it is admitted, given the server's clock in seconds of 1970."""
 

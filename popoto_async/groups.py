@@ -27,10 +27,11 @@ from popoto_async.errors import (
 from popoto_async.events import Event
 from popoto_async.flight import fly
 from popoto_async.line import Line
+from popoto_async.outcomes import failure
 from popoto_async.pending import verb
 from popoto_async.plan import Outcome
 from popoto_async.planning.stream import plan_group
-from popoto_async.records import Ask, database_of, failure
+from popoto_async.records import Ask, database_of
 from popoto_async.schema import Schema
 from popoto_async.wire import Lost, Refused
 

@@ -6,17 +6,18 @@ from collections.abc import Coroutine
 from typing import Any
 
 from popoto_async.errors import CorruptRecord
-from popoto_async.flight import fly
+from popoto_async.flight import Independent, fly
+from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.lists import plan_push
-from popoto_async.records import State, database_of, failure, require_stored
+from popoto_async.records import State, database_of, require_stored
 from popoto_async.schema import Binding, Schema
 
 ADMISSION = 20
 """Estimated cost of planning a push, in microseconds of this process."""
 
 
-class Push:
+class Push(Independent):
     """One item on its way to the front of a list."""
 
     def __init__(self, schema: Schema, state: State, name: str, items: list[Any], value: Any) -> None:
@@ -29,12 +30,6 @@ class Push:
     def plan(self, binding: Binding) -> Operation:
         """The item, and where it goes."""
         return plan_push(binding, self._key, self._field.name, self._text, self._field.limit)
-
-    def overtaken(self, row: list[Any]) -> None:
-        """Nothing is built on what is stored."""
-
-    def withdraw(self) -> None:
-        """Nothing to give back."""
 
     def conclude(self, outcome: Outcome, binding: Binding) -> int:
         """The length on the server; the instance's list, and what it remembers of the stored one, get the item too."""

@@ -20,24 +20,13 @@ from typing import Any
 
 from popoto_async.database import Database, resolve
 from popoto_async.errors import (
-    AlreadyExists,
-    CorruptIndex,
-    CorruptRecord,
-    DatabaseError,
     DefinitionError,
-    IndexNotBuilt,
     ModelException,
     NotFound,
-    PopotoError,
-    ProtectedRecord,
-    RecordGone,
-    StaleRecord,
-    UniqueViolation,
     ValidationError,
-    shorten,
 )
-from popoto_async.fields.composite import CompositeIndex
-from popoto_async.flight import fly
+from popoto_async.flight import Independent, fly
+from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_load
 from popoto_async.schema import Binding, Schema
@@ -62,7 +51,7 @@ def require_concrete(schema: Schema) -> None:
         )
 
 
-class Load:
+class Load(Independent):
     """The request for one record by its key."""
 
     def __init__(self, cls: Any, values: Mapping[str, Any]) -> None:
@@ -76,12 +65,6 @@ class Load:
         self._key = binding.keys.record([field.key_part(values[field.name]) for field in self.schema.keys])
         return plan_load(binding, self._key)
 
-    def overtaken(self, row: list[Any]) -> None:
-        """Nothing is built on what is stored."""
-
-    def withdraw(self) -> None:
-        """Nothing to give back."""
-
     def conclude(self, outcome: Outcome, binding: Binding) -> Any:
         """The instance, or None."""
         if outcome[0] != b"ok":
@@ -90,18 +73,12 @@ class Load:
         return fill(self._cls, self._key, row) if row else None
 
 
-class Ask:
+class Ask(Independent):
     """A request whose outcome the asker reads himself: (status, outcome, binding)."""
 
     def __init__(self, schema: Schema, plan: Planner) -> None:
         self.schema = schema
         self.plan = plan
-
-    def overtaken(self, row: list[Any]) -> None:
-        """Nothing is built on what is stored."""
-
-    def withdraw(self) -> None:
-        """Nothing to give back."""
 
     def conclude(self, outcome: Outcome, binding: Binding) -> tuple[bytes, Outcome, Binding]:
         """The outcome as it is."""
@@ -225,169 +202,6 @@ def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection
         with suppress(Exception):  # whatever a decoder raises; who reads the field is told of it
             values[name] = schema.fields[name].decode(stored[name])
     return values
-
-
-# Outcomes that are errors ---------------------------------------------------------------------------------------------
-
-
-def _unique(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    owner = outcome[3].decode()
-    index = schema.owners.get(binding.slot_names.get(outcome[1], ""))
-    if index is None:
-        return UniqueViolation(
-            f"{schema.model}: {shorten(outcome[2])} is already taken", model=schema.model, owner=owner
-        )
-    if isinstance(index, CompositeIndex):
-        return index.violation(state, owner, key)
-    return index.violation(state.get(index.name), owner, key)
-
-
-def _exists(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    return AlreadyExists(
-        f"{schema.model}: {key!r} already exists",
-        model=schema.model,
-        key=key,
-        hint='load and change it, or save with if_exists="overwrite"',
-    )
-
-
-def _gone(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    return RecordGone(
-        f"{schema.model}: {key!r} does not exist any more",
-        model=schema.model,
-        key=key,
-        hint='it was deleted or has expired; save(if_gone="create") stores it again',
-    )
-
-
-def _stale(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    return StaleRecord(
-        f"{schema.model}: {key!r} was saved by somebody else since it was read",
-        model=schema.model,
-        key=key,
-        hint="await m.refresh(), apply the change again, save",
-    )
-
-
-def _foreign(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    where, kind = outcome[1].decode(), outcome[2].decode()
-    return CorruptRecord(
-        f"{schema.model}: the key {where!r} holds a {kind}, not a record",
-        model=schema.model,
-        key=where,
-        hint="something else uses this key; rename or delete it, or set Meta.name or a namespace",
-    )
-
-
-def _corrupt(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    where = outcome[2] and repr(_text(outcome[2]))
-    return CorruptIndex(
-        f"{schema.model}: {where or 'an index key'} holds something foreign; nothing was done: {_text(outcome[1])}",
-        model=schema.model,
-        key=key or None,
-        hint="find out what uses that key, then delete or rename it",
-    )
-
-
-def _declined(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    name, raw = _text(outcome[2]), outcome[1]
-    return CorruptRecord(
-        f"{schema.model}.{name}: {key!r} holds {shorten(raw)}, to which nothing can be added exactly",
-        model=schema.model,
-        field=name,
-        key=key,
-        value=raw,
-        hint="assign the value and save() it instead",
-    )
-
-
-def _protected(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    protected, model, field, referrers = outcome[1].decode(), _text(outcome[2]), _text(outcome[3]), outcome[4]
-    names = [_text(one) for one in referrers]
-    shown = ", ".join(map(repr, names[:3])) + (" and others" if len(names) > 3 else "")
-    return ProtectedRecord(
-        f"{protected!r} can't be deleted: {shown} refer to it ({model}.{field}, PROTECT)",
-        referrers=names,
-        model=schema.model,
-        field=field,
-        key=key,
-        hint="delete those, or have them refer to something else; error.referrers names some",
-    )
-
-
-def _large(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    return ModelException(
-        f"{schema.model}: more than {outcome[1]} records go with {key!r} or refer to it: too many for a transaction",
-        model=schema.model,
-        key=key,
-        hint="delete it outside of the transaction, where that is done in parts",
-    )
-
-
-def _clash(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    model, referrer, owner = _text(outcome[1]), _text(outcome[2]), _text(outcome[3])
-    return UniqueViolation(
-        f"{schema.model}: {referrer!r} ({model}) would refer to {key!r}, and {owner!r} already has what must be unique",
-        model=schema.model,
-        key=key,
-        owner=owner,
-        hint="choose a key that nothing refers to, or change one of the two",
-    )
-
-
-def _busy(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    return ModelException(
-        f"{schema.model}: what referred to an earlier record {key!r} is still being told its new key",
-        model=schema.model,
-        key=key,
-        hint="save it outside of the transaction, which waits for that",
-    )
-
-
-def _error(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    message = _text(outcome[1])
-    hint = "the server is at its maxmemory: raise it or delete something" if message.startswith("OOM") else None
-    return DatabaseError(
-        f"{schema.model}: {key!r}: the server answered: {message}", model=schema.model, key=key, hint=hint
-    )
-
-
-def _text(raw: Any) -> str:
-    return raw.decode(errors="replace") if isinstance(raw, bytes) else repr(raw)
-
-
-def _unbuilt(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    name = _text(outcome[1]).partition("=")[0]
-    return IndexNotBuilt(
-        f"{schema.model}: the index {name} does not hold every record: it was declared after some were stored, or a"
-        " program wrote that does not keep it up",
-        model=schema.model,
-        field=name.partition(":")[2],
-        hint="when all programs that write declare it alike, run: popoto-async rebuild MODULE",
-    )
-
-
-FAILURES: dict[bytes, Callable[[Schema, str, State, Outcome, Binding], PopotoError]] = {
-    b"unique": _unique,
-    b"exists": _exists,
-    b"gone": _gone,
-    b"stale": _stale,
-    b"foreign": _foreign,
-    b"corrupt": _corrupt,
-    b"declined": _declined,
-    b"protected": _protected,
-    b"large": _large,
-    b"clash": _clash,
-    b"busy": _busy,
-    b"unbuilt": _unbuilt,
-    b"error": _error,
-}
-"""Status of an outcome → the error it becomes."""
-
-
-def failure(schema: Schema, key: str, state: State, outcome: Outcome, binding: Binding) -> PopotoError:
-    """The error that an outcome stands for."""
-    return FAILURES[outcome[0]](schema, key, state, outcome, binding)
 
 
 def not_found(schema: Schema, asked: str) -> NotFound:

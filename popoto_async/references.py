@@ -10,9 +10,10 @@ from popoto_async.declaration import unknown_field
 from popoto_async.errors import ModelException, RecordGone
 from popoto_async.fields.base import Field
 from popoto_async.fields.relationship import relation
+from popoto_async.outcomes import failure
 from popoto_async.planning.relations import FETCHED, plan_fetch
 from popoto_async.planning.write import LOAD_COST
-from popoto_async.records import ask, failure, fill
+from popoto_async.records import ask, fill
 from popoto_async.schema import Schema
 
 Tree = dict[str, "Tree"]

@@ -12,9 +12,10 @@ from popoto_async.codec import EPOCH, as_utc, float_text
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
+from popoto_async.outcomes import failure
 from popoto_async.planning.relations import plan_rewrite
 from popoto_async.planning.write import Addition, plan_expire, plan_load
-from popoto_async.records import State, ask, database_of, failure, require_concrete, require_stored
+from popoto_async.records import State, ask, database_of, require_concrete, require_stored
 from popoto_async.schema import Schema
 
 ADMISSION = 45

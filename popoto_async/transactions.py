@@ -10,9 +10,10 @@ from popoto_async.changes import STATE, Change, Delete, Insert, Update
 from popoto_async.database import Database
 from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
 from popoto_async.flight import fly
+from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_transaction
-from popoto_async.records import State, database_of, failure, require_concrete, require_key
+from popoto_async.records import State, database_of, require_concrete, require_key
 from popoto_async.saving import ADMISSION, addition, rewrite, timing
 from popoto_async.schema import Binding, Schema
 

@@ -6,7 +6,7 @@ import pytest
 
 from popoto_async import Model
 
-pytest_plugins = ["tests.fix_servers", "tests.fix_databases", "tests.fix_processes"]
+pytest_plugins = ["tests.fix_servers", "tests.fix_databases", "tests.fix_processes", "tests.examples"]
 
 
 @pytest.fixture

@@ -176,8 +176,13 @@ def _not(a: Tree) -> Tree:
 
 def trees(model: type[Model], operands: Mapping[str, Any]) -> st.SearchStrategy[Tree]:
     """Trees of conditions and Qs over the fields that have operands."""
+    return trees_of(_leaves(model, operands))
+
+
+def trees_of(leaves: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+    """These leaves under any combination of `|`, `&` and `~`."""
     return st.recursive(
-        _leaves(model, operands),
+        leaves,
         lambda inner: st.one_of(
             st.builds(_either, inner, inner), st.builds(_both, inner, inner), st.builds(_not, inner)
         ),

@@ -40,6 +40,7 @@ RANKS = {
     "utils": 4.0,
     "declaration": 4.1,
     "planning": 5.0,
+    "outcomes": 5.1,
     "embedded": 6.0,
     "tracing": 6.0,
     "wire": 6.0,

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -37,6 +37,7 @@ from popoto_async import (
     transaction,
     using,
 )
+from tests.examples import examples
 from tests.model_of_store import replayed, rows_of, snapshot
 from tests.proxy import FaultProxy
 from tests.servers import Server, count_commands
@@ -332,7 +333,7 @@ def test_the_stream_read_from_its_beginning_gives_the_records(clean_server: Serv
         opened = connect(clean_server.unix_url)
         database = runner.run(opened.__aenter__())
 
-        @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @examples(40)
         @given(steps=STEPS)
         def example(steps: list[tuple[Any, ...]]) -> None:
             async def play() -> None:

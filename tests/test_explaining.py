@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from popoto_async import Database, Explanation, Field, IndexedField, KeyField, Model, Q, SortedField, trace
 from popoto_async.planning.read import BUDGET
 from tests import servers
+from tests.examples import examples
 from tests.model_of_store import Rows, record_key
 from tests.random_queries import Chosen, chosen
 from tests.servers import Server
-from tests.test_select import OPERANDS, QUERIED, Item, example_settings, run
+from tests.test_select import OPERANDS, QUERIED, Item, run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")]
 
@@ -36,7 +37,7 @@ def crowd(wheel: dict[str, list[Any]], share: int, count: int) -> Rows:
     return rows
 
 
-@settings(example_settings(12), phases=[Phase.generate])  # smaller crowds are no simpler, and slow to find
+@settings(examples(12), phases=[Phase.generate])  # smaller crowds are no simpler, and slow to find
 @given(
     wheel=wheels,
     share=st.sampled_from([2, 10, 50]),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Context, Decimal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async.codec import codec_for, float_text
+from tests.examples import examples
 from tests.lua_servers import call_decimal
 
 EXACT = Context(prec=5000, Emin=-100_000, Emax=100_000)
@@ -23,7 +24,7 @@ numbers = st.one_of(
     st.sampled_from(["0", "-0", "0.0", "-0.00", "1E+3", "1000", "-0.10", "-0.1", "1e-07", str(2**60), str(2**60 + 1)]),
 )
 pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40)
-thorough = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+thorough = examples(60)
 
 
 def sign(x: Decimal, y: Decimal) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async.fields.geo_field import Coordinates, geohash, haversine
+from tests.examples import examples
 from tests.lua_servers import CLASS, VALUES, Records, Row, is_tie, run, score_of, script, store
 
 COLOURS = ["red", "green", "blue", "grün"]
@@ -147,11 +148,7 @@ pages = st.fixed_dictionaries(
         "budget": st.sampled_from([1, 3, 10, 2000]),
     }
 )
-searching = settings(
-    max_examples=120,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+searching = examples(120)
 
 
 def check(records: Records, op: dict[str, Any], values: list[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -33,6 +33,7 @@ from popoto_async import (
     using,
 )
 from popoto_async.maintenance import Damage, Report
+from tests.examples import examples
 from tests.model_of_store import Dump, assert_true, snapshot
 from tests.servers import Server
 
@@ -512,7 +513,7 @@ def _told(key: str, item: str, was: Any, now: Any, living: set[str]) -> set[Find
     return {("missing" if now is None else "score", item, key, "")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(rows=st.lists(shops, max_size=4), struck=st.lists(blows, min_size=1, max_size=6), ends=st.booleans())
 def test_any_damage(clean_server: Server, rows: list[Any], struck: list[Any], ends: bool) -> None:
     async def run() -> None:

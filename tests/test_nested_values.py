@@ -7,11 +7,12 @@ from datetime import UTC, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import DefinitionError, DictField, Field, KeyField, ListField, Model, SetField, TupleField, connect
 from popoto_async.codec import pack, unpack
+from tests.examples import examples
 from tests.model_of_store import assert_true
 from tests.servers import Server
 
@@ -61,17 +62,17 @@ def typed(value: Any) -> Any:
     return kind, repr(value)
 
 
-slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+slow = examples(60)
 
 
 @given(value=nested)
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_a_value_comes_back_as_it_was(value: Any) -> None:
     assert typed(unpack(pack(value))) == typed(value)
 
 
 @given(values=st.sets(hashable, max_size=5), data=st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_equal_sets_are_stored_alike(values: set[Any], data: Any) -> None:
     """Whatever the order in which they were filled: else a set that didn't change would count as changed."""
     again = set(data.draw(st.permutations(list(values))))

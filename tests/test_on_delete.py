@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -30,6 +30,7 @@ from popoto_async import (
     trace,
     transaction,
 )
+from tests.examples import examples
 from tests.model_of_store import Rows, assert_true, rows_of, snapshot, values_of
 from tests.servers import Server
 
@@ -296,7 +297,7 @@ knots = st.fixed_dictionaries({"goes": refs, "stays": refs, "holds": st.none() |
 @given(
     made=st.lists(knots, min_size=1, max_size=8), victims=st.lists(st.integers(0, 7), max_size=4), many=st.booleans()
 )
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@examples(60)
 def check_graphs(server: Server, made: list[dict[str, Any]], victims: list[int], many: bool) -> None:
     rows: Rows = {f"Knot:{n}": {"number": n, **row} for n, row in enumerate(made)}
     extra = range(100, 310) if many else ()  # one more than a call takes

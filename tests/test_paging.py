@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import Database, IndexedField, InvalidLookup, KeyField, Model, Q, SortedField, trace
+from tests.examples import examples
 from tests.model_of_store import Rows, Values, distance, ordered, record_key
 from tests.random_queries import Chosen, chosen
 from tests.servers import Server
-from tests.test_select import OPERANDS, QUERIED, ROWS, Item, Spot, collections, example_settings, positions, run, store
+from tests.test_select import OPERANDS, QUERIED, ROWS, Item, Spot, collections, positions, run, store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")]
 
@@ -55,7 +56,7 @@ def following(question: Chosen, rows: Rows, last: tuple[str, Values] | None) -> 
     return standing[standing.index(key) + 1 :]
 
 
-@example_settings(80)
+@examples(80)
 @given(
     rows=collections(),
     question=chosen(Item, QUERIED, ORDERS),
@@ -98,7 +99,7 @@ def test_pages_go_on_where_the_last_one_ended(
     run(clean_server, rows, work)
 
 
-@example_settings(40)
+@examples(40)
 @given(
     places=st.lists(st.one_of(st.none(), positions), max_size=25),
     centre=positions,

@@ -24,10 +24,11 @@ from popoto_async import (
     trace,
 )
 from tests import servers
+from tests.examples import examples
 from tests.model_of_store import Rows, Values, assert_true, ordered, record_key, values_of
 from tests.random_queries import Chosen, chosen
 from tests.servers import Server
-from tests.test_select import MOMENT, QUERIED, ROWS, Item, collections, example_settings, run, store
+from tests.test_select import MOMENT, QUERIED, ROWS, Item, collections, run, store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")]
 
@@ -67,7 +68,7 @@ def _named(key: tuple[Any, ...]) -> Values:
     return {"shop": key[0], "number": key[1]}
 
 
-@example_settings(60)
+@examples(60)
 @given(rows=collections(), asked=st.lists(questions, min_size=6, max_size=9), data=st.data())
 def test_every_form(clean_server: Server, rows: Rows, asked: list[Chosen], data: st.DataObject) -> None:
     known = [*rows, *((row["shop"], row["number"]) for row in rows.values())]
@@ -88,7 +89,7 @@ changes = st.lists(st.sampled_from(sorted(CHANGED)), min_size=1, max_size=3, uni
 )
 
 
-@example_settings(60)
+@examples(60)
 @given(
     rows=collections(), asked=st.lists(st.tuples(questions, changes), min_size=1, max_size=4), chunk=st.integers(1, 7)
 )
@@ -110,7 +111,7 @@ def test_updates(
     run(clean_server, rows, work)
 
 
-@example_settings(40)
+@examples(40)
 @given(rows=collections(), asked=st.lists(questions, min_size=1, max_size=4), chunk=st.integers(1, 7))
 def test_deletes(
     clean_server: Server, monkeypatch: pytest.MonkeyPatch, rows: Rows, asked: list[Chosen], chunk: int

@@ -7,15 +7,13 @@ say. Two clients take turns; records are changed as loaded, as stubs, in part, a
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from popoto_async import (
     CASCADE,
@@ -27,17 +25,16 @@ from popoto_async import (
     KeyField,
     Model,
     PopotoError,
-    ProtectedRecord,
-    RecordGone,
     Relationship,
     SortedField,
-    UniqueViolation,
     transaction,
     using,
 )
 from popoto_async.planning.read import parse_lookup
-from tests.model_of_store import Rows, Values, assert_true, claims, values_of
+from tests.examples import run_machine
+from tests.model_of_store import Values, assert_true, values_of
 from tests.servers import Server
+from tests.world_of_records import World, key_of
 
 
 class Team(Model):
@@ -91,70 +88,6 @@ changes = st.one_of([
 ])  # fmt: skip
 
 
-def key_of(model: type[Model], values: Values) -> str:
-    parts = [str(values[field.name]).replace(":", "%3A") for field in model._meta.keys]
-    return ":".join([model.__name__, *parts])
-
-
-class World:
-    """The rows, and what each verb makes of them."""
-
-    def __init__(self) -> None:
-        self.rows: dict[type[Model], Rows] = {model: {} for model in MODELS}
-
-    def check_claims(self, model: type[Model], row: Values, free: set[str]) -> None:
-        own = set(claims(model, row))
-        if any(own & set(claims(model, other)) for key, other in self.rows[model].items() if key not in free):
-            raise UniqueViolation("taken")
-
-    def insert(self, model: type[Model], row: Values) -> None:
-        key = key_of(model, row)
-        self.check_claims(model, row, {key})
-        self.rows[model][key] = dict(row)
-
-    def update(self, model: type[Model], key: str, values: Values) -> None:
-        if key not in self.rows[model]:
-            raise RecordGone(key)
-        row = {**self.rows[model][key], **values}
-        new = key_of(model, row)
-        self.check_claims(model, row, {key, new})
-        del self.rows[model][key]
-        self.rows[model][new] = row
-        if new != key:
-            for owner, other, name in self.referring(model, key):
-                moved = {**self.rows[owner][other], name: new}
-                self.check_claims(owner, moved, {other})
-                self.rows[owner][other] = moved
-
-    def referring(self, model: type[Model], key: str) -> list[tuple[type[Model], str, str]]:
-        return [
-            (owner, other, name)
-            for (owner, name), (target, _) in RELATIONS.items()
-            if target is model
-            for other, row in self.rows[owner].items()
-            if row[name] == key
-        ]
-
-    def drop(self, model: type[Model], key: str) -> bool:
-        if key not in self.rows[model]:
-            return False
-        doomed = [(model, key)]
-        for gone in doomed:
-            for owner, other, name in self.referring(*gone):
-                act = RELATIONS[owner, name][1]
-                if act is PROTECT and (owner, other) != gone:
-                    raise ProtectedRecord(other)
-                if act is CASCADE and (owner, other) not in doomed:
-                    doomed.append((owner, other))
-        for gone in doomed:
-            for owner, other, name in self.referring(*gone):
-                if RELATIONS[owner, name][1] is SET_NULL:
-                    self.rows[owner][other][name] = None
-        for owner, other in doomed:
-            del self.rows[owner][other]
-        return True
-
-
 QUESTIONS: dict[type[Model], list[tuple[str, Any, Callable[[Any, Values], bool]]]] = {
     Player: [
         ("team__colour", "red", lambda at, row: at(Team, row["team"])["colour"] == "red"),
@@ -180,7 +113,7 @@ class Relations(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server.client.flushall()
-        self.world = World()
+        self.world = World(MODELS, RELATIONS)
         self.runner = asyncio.Runner()
         self.databases = [Database(self.server.url) for _ in range(2)]
 
@@ -331,18 +264,7 @@ class Relations(RuleBasedStateMachine):
 
 
 def test_any_sequence(clean_server: Server) -> None:
-    machine = type("Machine", (Relations,), {"server": clean_server})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=int(os.environ.get("POPOTO_EXAMPLES", "40")),
-            stateful_step_count=25,
-            derandomize=bool(os.environ.get("CI")),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Relations, 40, server=clean_server)
 
 
 def test_the_world_knows_the_relations() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import os
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from math import radians
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -35,6 +34,7 @@ from popoto_async import (
     trace,
 )
 from tests import servers
+from tests.examples import examples
 from tests.model_of_store import (
     RADIUS,
     TEXT_LOOKUPS,
@@ -47,7 +47,7 @@ from tests.model_of_store import (
     record_key,
     values_of,
 )
-from tests.random_queries import Asked, asked, lookups_of, pieces
+from tests.random_queries import Asked, asked, lookups_of, pieces, trees_of
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")]
@@ -130,13 +130,6 @@ def run(server: Server, rows: Rows, work: Callable[[], Any]) -> None:
     asyncio.run(main())
 
 
-def example_settings(examples: int) -> Any:
-    return settings(
-        max_examples=examples, deadline=None, database=None, derandomize=bool(os.environ.get("CI")),
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-
-
 async def check(question: Asked, rows: Rows) -> None:
     """Every form of one query, each in one round trip."""
     keys, query = question.answer(rows), question.query()
@@ -158,7 +151,7 @@ async def check(question: Asked, rows: Rows) -> None:
     assert [one.code async for one in query] == [rows[key]["code"] for key in keys], question
 
 
-@example_settings(70)
+@examples(70)
 @given(rows=collections(), questions=st.lists(asked(Item, QUERIED), min_size=8, max_size=12))
 def test_conjunctions(clean_server: Server, rows: Rows, questions: list[Asked]) -> None:
     async def work() -> None:
@@ -205,27 +198,11 @@ def leaves(draw: Any) -> Tree:
     return expression, lambda row: all(holds(row, *condition) for condition in conditions)
 
 
-def _either(a: Tree, b: Tree) -> Tree:
-    return a[0] | b[0], lambda row: a[1](row) or b[1](row)
-
-
-def _both(a: Tree, b: Tree) -> Tree:
-    return a[0] & b[0], lambda row: a[1](row) and b[1](row)
-
-
-def _not(a: Tree) -> Tree:
-    return ~a[0], lambda row: not a[1](row)
-
-
-trees: st.SearchStrategy[Tree] = st.recursive(
-    leaves(),
-    lambda inner: st.one_of(st.builds(_either, inner, inner), st.builds(_both, inner, inner), st.builds(_not, inner)),
-    max_leaves=6,
-)
+trees: st.SearchStrategy[Tree] = trees_of(leaves())
 orders = st.lists(few(["size", "-size", "moment", "-moment", "label", "-label", "code", "-code"]), max_size=2)
 
 
-@example_settings(70)
+@examples(70)
 @given(
     rows=collections(),
     questions=st.lists(
@@ -511,7 +488,7 @@ def in_box(centre: tuple[float, float], position: tuple[float, float], width: fl
     return along <= height / 2 and across <= width / 2
 
 
-@example_settings(50)
+@examples(50)
 @given(
     places=st.lists(st.one_of(st.none(), positions), max_size=20),
     asks=st.lists(

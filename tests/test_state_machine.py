@@ -8,7 +8,6 @@ around and get stale.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from popoto_async import (
     AlreadyExists,
@@ -42,6 +40,7 @@ from popoto_async import (
     transaction,
     using,
 )
+from tests.examples import run_machine
 from tests.model_of_store import Rows, Values, assert_true, claims, record_key, stored_text, values_of
 from tests.random_queries import Asked, asked
 from tests.servers import Server
@@ -600,21 +599,5 @@ class Store(RuleBasedStateMachine):
         assert ends == self.world.ends
 
 
-def run_machine(server: Server) -> None:
-    """Sequences of the same seed in CI, new ones everywhere else."""
-    machine = type("Store", (Store,), {"server": server})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=int(os.environ.get("POPOTO_EXAMPLES", "30")),
-            stateful_step_count=25,
-            derandomize=bool(os.environ.get("CI")),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_any_sequence(clean_server: Server) -> None:
-    run_machine(clean_server)
+    run_machine(Store, 30, server=clean_server)

@@ -6,7 +6,6 @@ Budgets of a few candidates stand for collections of many: the same walks stop a
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, StrEnum
@@ -14,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -36,6 +35,7 @@ from popoto_async import (
 )
 from popoto_async.planning import read
 from tests import servers
+from tests.examples import examples
 from tests.model_of_store import TEXT_LOOKUPS, Rows, assert_true, holds, ordered, record_key, values_of
 from tests.random_queries import Asked, asked
 from tests.servers import Server
@@ -141,13 +141,6 @@ def budget_of(candidates: int) -> Iterator[None]:
         yield
     finally:
         read.BUDGET, read.COUNT_BUDGET = before
-
-
-def examples(count: int) -> Any:
-    return settings(
-        max_examples=count, deadline=None, database=None, derandomize=bool(os.environ.get("CI")),
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
 
 
 async def check(question: Asked, rows: Rows, *, in_one: bool) -> int:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -33,6 +33,7 @@ from popoto_async import (
     using,
 )
 from popoto_async import transactions as module
+from tests.examples import examples
 from tests.model_of_store import assert_true, record_key, snapshot, values_of
 from tests.proxy import FaultProxy
 from tests.servers import Server
@@ -213,7 +214,7 @@ def test_any_steps(clean_server: Server) -> None:
         opened = connect(clean_server.unix_url)
         database = runner.run(opened.__aenter__())
 
-        @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @examples(150)
         @given(data=st.data())
         def example(data: Any) -> None:
             async def play() -> None:

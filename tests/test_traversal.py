@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from popoto_async import (
@@ -25,6 +24,7 @@ from popoto_async import (
 )
 from popoto_async.expressions import Expression
 from popoto_async.planning import read
+from tests.examples import examples
 from tests.model_of_store import Rows, Values, holds, ordered
 from tests.servers import Server
 
@@ -164,13 +164,7 @@ def worlds(draw: Any) -> World:
     world=worlds(), nodes=st.lists(tree(Visit), min_size=3, max_size=8), order=few([(), ("price",), ("-price",)]),
     page=st.tuples(st.integers(0, 3), st.none() | st.integers(0, 4)), budget=few([2000, 3]),
 )  # fmt: skip
-@settings(
-    max_examples=int(os.environ.get("POPOTO_EXAMPLES", "40")),
-    deadline=None,
-    derandomize=bool(os.environ.get("CI")),
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(40)
 def check_trees(
     server: Server, patch: pytest.MonkeyPatch, world: World, nodes: list[Any], order: tuple[str, ...],
     page: tuple[int, int | None], budget: int,

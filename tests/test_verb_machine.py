@@ -7,15 +7,13 @@ each step the keyspace is compared, the streams are replayed, and `maintenance.c
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from popoto_async import (
     CASCADE,
@@ -29,7 +27,6 @@ from popoto_async import (
     PopotoError,
     ProtectedRecord,
     Q,
-    RecordGone,
     Relationship,
     SortedField,
     UniqueField,
@@ -38,8 +35,11 @@ from popoto_async import (
     transaction,
     using,
 )
-from tests.model_of_store import Rows, Values, claims, difference, keyspace, observed, ordered, replayed, values_of
+from tests.examples import run_machine
+from tests.model_of_store import Values, difference, keyspace, observed, ordered, replayed, values_of
 from tests.servers import Server, until
+from tests.world_of_records import World as Records
+from tests.world_of_records import key_of
 
 
 class Team(EventStreamMixin, Model):
@@ -66,10 +66,10 @@ class Player(EventStreamMixin, Model):
 
 MODELS: list[type[Model]] = [Team, Player]
 ACTS: dict[tuple[type[Model], str], tuple[type[Model], str]] = {
-    (Team, "parent"): (Team, "null"),
-    (Player, "team"): (Team, "cascade"),
-    (Player, "guard"): (Team, "protect"),
-    (Player, "mate"): (Player, "null"),
+    (Team, "parent"): (Team, "SET_NULL"),
+    (Player, "team"): (Team, "CASCADE"),
+    (Player, "guard"): (Team, "PROTECT"),
+    (Player, "mate"): (Player, "SET_NULL"),
 }
 few = st.sampled_from
 teams = few([None, "Team:a", "Team:b%3A", "Team:c"])
@@ -87,11 +87,6 @@ changes = st.one_of([
     st.tuples(st.just(model), st.fixed_dictionaries({}, optional=dict(fields))) for model, fields in VALUES.items()
 ])  # fmt: skip
 numbers = st.integers(0, 9)
-
-
-def key_of(model: type[Model], values: Values) -> str:
-    parts = [str(values[field.name]).replace(":", "%3A") for field in model._meta.keys]
-    return ":".join([model.__name__, *parts])
 
 
 # Questions -----------------------------------------------------------------------------------------------------------
@@ -224,75 +219,11 @@ def updates(draw: Any) -> tuple[Question, Values]:
 # The world beside it -------------------------------------------------------------------------------------------------
 
 
-class World:
-    """The rows, what each verb makes of them, and which events it adds."""
+class World(Records):
+    """The rows, and what the verbs of queries make of them."""
 
     def __init__(self) -> None:
-        self.rows: dict[type[Model], Rows] = {model: {} for model in MODELS}
-        self.events: list[tuple[str, str]] = []
-
-    def tell(self, operation: str, key: str) -> None:
-        self.events.append((operation, key))
-
-    def check_claims(self, model: type[Model], row: Values, free: set[str]) -> None:
-        own = set(claims(model, row))
-        if any(own & set(claims(model, other)) for key, other in self.rows[model].items() if key not in free):
-            raise UniqueViolation("taken")
-
-    def insert(self, model: type[Model], row: Values) -> None:
-        key = key_of(model, row)
-        self.check_claims(model, row, {key})
-        self.rows[model][key] = dict(row)
-        self.tell("create", key)
-
-    def update(self, model: type[Model], key: str, values: Values, *, onto: bool = True) -> None:
-        if key not in self.rows[model]:
-            raise RecordGone(key)
-        row = {**self.rows[model][key], **values}
-        new = key_of(model, row)
-        if new != key and new in self.rows[model] and not onto:
-            raise AlreadyExists(new)
-        self.check_claims(model, row, {key, new})
-        del self.rows[model][key]
-        self.rows[model][new] = row
-        self.tell("update", new)
-        if new != key:
-            for owner, other, name in self.referring(model, key):
-                moved = {**self.rows[owner][other], name: new}
-                self.check_claims(owner, moved, {other})
-                self.rows[owner][other] = moved
-                self.tell("update", other)
-
-    def referring(self, model: type[Model], key: str) -> list[tuple[type[Model], str, str]]:
-        return [
-            (owner, other, name)
-            for (owner, name), (target, _) in ACTS.items()
-            if target is model
-            for other, row in self.rows[owner].items()
-            if row[name] == key
-        ]
-
-    def drop(self, model: type[Model], key: str) -> bool:
-        if key not in self.rows[model]:
-            return False
-        doomed = [(model, key)]
-        for gone in doomed:
-            for owner, other, name in self.referring(*gone):
-                act = ACTS[owner, name][1]
-                if act == "protect" and (owner, other) != gone:
-                    raise ProtectedRecord(other)
-                if act == "cascade" and (owner, other) not in doomed:
-                    doomed.append((owner, other))
-        for gone in doomed:
-            for owner, other, name in self.referring(*gone):
-                if ACTS[owner, name][1] == "null":
-                    self.rows[owner][other][name] = None
-                    if (owner, other) not in doomed:
-                        self.tell("update", other)
-        for owner, other in doomed:
-            del self.rows[owner][other]
-            self.tell("delete", other)
-        return True
+        super().__init__(MODELS, ACTS)
 
     def one_by_one(self, question: Question, change: Callable[[str], Any], passes: list[list[str]]) -> int:
         count = 0
@@ -575,15 +506,4 @@ class Verbs(RuleBasedStateMachine):
 
 
 def test_any_sequence(clean_server: Server) -> None:
-    machine = type("Machine", (Verbs,), {"server": clean_server})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=int(os.environ.get("POPOTO_EXAMPLES", "30")),
-            stateful_step_count=25,
-            derandomize=bool(os.environ.get("CI")),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Verbs, 30, server=clean_server)

@@ -16,6 +16,7 @@ from typing import Any
 
 from popoto_async.keys import mirrored, unescape
 from popoto_async.maintenance.report import Damage, ModelReport, Tally
+from popoto_async.outcomes import failure
 from popoto_async.plan import MEMBER, Operation, Outcome
 from popoto_async.planning.audit import (
     BESIDES,
@@ -34,7 +35,7 @@ from popoto_async.planning.audit import (
     plan_prune,
     stored_names,
 )
-from popoto_async.records import ask, database_of, failure, require_concrete
+from popoto_async.records import ask, database_of, require_concrete
 from popoto_async.schema import Binding, Schema
 
 Progress = Callable[[int, int], Any]

@@ -7,9 +7,10 @@ from typing import Any
 
 from popoto_async.maintenance.report import IndexStats, ModelStats
 from popoto_async.maintenance.survey import Survey, scanned
+from popoto_async.outcomes import failure
 from popoto_async.plan import Operation
 from popoto_async.planning.audit import PAGE, Places, fixed_places, plan_weigh
-from popoto_async.records import ask, failure
+from popoto_async.records import ask
 from popoto_async.schema import Binding, Schema
 
 SAMPLE = 500

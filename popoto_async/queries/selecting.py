@@ -9,10 +9,11 @@ import msgspec
 
 from popoto_async.fields.base import Field
 from popoto_async.fields.geo_field import UNITS, Coordinates, haversine
+from popoto_async.outcomes import failure
 from popoto_async.plan import ByDistance, Operation
 from popoto_async.planning.merging import merge_key
 from popoto_async.planning.read import ReadPlan, plan_select
-from popoto_async.records import ask, failure, fill
+from popoto_async.records import ask, fill
 from popoto_async.schema import Binding, Schema
 
 ADMISSION = 15
