@@ -21,6 +21,7 @@ KINDS = {
     "deadline": "the deadline of a record is not listed, or what is listed or a list beside it has is not its own",
     "late": "a deadline of no record",
     "name": "a value is stored under an old name",
+    "rename": "records still refer to an earlier key of this record, whose rename was cut off",
     "unreadable": "a stored value is none of its field's type",
     "misplaced": "a record stands under another key than its values say",
     "foreign": "a key holds something that is not ours",

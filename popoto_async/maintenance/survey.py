@@ -15,6 +15,7 @@ from inspect import isawaitable
 from typing import Any
 
 from popoto_async.keys import mirrored, unescape
+from popoto_async.maintenance.renames import Renames
 from popoto_async.maintenance.report import Damage, ModelReport, Tally
 from popoto_async.outcomes import failure
 from popoto_async.plan import MEMBER, Operation, Outcome
@@ -130,6 +131,7 @@ class Survey:
         binding = await self.current()
         if await self._is_ours(binding):
             self._expected = await self._database.execute("ZCARD", binding.keys.klass)
+            renames = await self._renames(binding)
             await self._tell()
             marking = self._anew and not self._dry and binding.definitions
             if marking:
@@ -144,6 +146,8 @@ class Survey:
                 await self._mark(over=True)
             if self.tally.records:
                 self.tally.unbuilt = tuple(sorted((await self.current()).unbuilt))
+            for damage in await renames.stalled():
+                self.tally.add(damage, mended=not self._dry and await renames.finish(damage))
             await self._tell(over=True)
         return self.tally.report()
 
@@ -195,6 +199,20 @@ class Survey:
                 self._add(Damage("foreign", key, other=text(found)))
                 sound = False
         return sound
+
+    async def _renames(self, binding: Binding) -> Renames:
+        """The unfinished renames. Of streams no more can be told than that they are streams."""
+        keys = binding.keys
+        renames = Renames(self.schema, self._database, keys.aliases)
+        for key, kind in ((keys.aliases, b"hash"), (keys.stream, b"stream"), (keys.dead_letters, b"stream")):
+            found = await self._database.execute("TYPE", key)
+            if found not in (kind, b"none"):
+                self._add(Damage("foreign", key, other=text(found)))
+            elif found == b"hash":
+                await renames.look()
+        for damage in renames.unreadable:
+            self._add(damage)
+        return renames
 
     # Sending -----------------------------------------------------------------------------------------------------
 

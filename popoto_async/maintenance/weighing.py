@@ -23,6 +23,8 @@ async def weigh(model: type[Any]) -> ModelStats:
     schema, binding = survey.schema, await survey.current()
     book, prefix = Places(binding), binding.keys.records.encode()
     indexes: dict[str, list[int]] = {}
+    own = binding.keys
+    others = (("renames", own.aliases), ("stream", own.stream), ("dead letters", own.dead_letters))
     records: list[bytes] = []
     places: list[tuple[str, bytes]] = [(place.kind, place.key) for place in fixed_places(binding)]
     async for keys in scanned(schema, binding):
@@ -35,10 +37,11 @@ async def weigh(model: type[Any]) -> ModelStats:
         while len(places) >= PAGE:
             await _add(schema, places[:PAGE], indexes)
             del places[:PAGE]
-    await _add(schema, places, indexes)
+    await _add(schema, [*places, *((name, key.encode()) for name, key in others)], indexes)
     sizes = [size for first in range(0, len(records), PAGE) for size in await _sizes(schema, records[first:][:PAGE])]
     known = [weight for _, weight in sizes if weight]
-    sums = {name: IndexStats(name, *numbers) for name, numbers in sorted(indexes.items())}
+    absent = [name for name, _ in others if not indexes[name][0]]
+    sums = {name: IndexStats(name, *numbers) for name, numbers in sorted(indexes.items()) if name not in absent}
     count = sums["class"].entries
     return ModelStats(
         schema.model,

@@ -278,3 +278,9 @@ def plan_mark(binding: Binding, run: str, *, over: bool, but: Collection[str] = 
 def plan_weigh(binding: Binding, keys: Sequence[bytes]) -> Operation:
     """The number of members and the bytes of keys."""
     return Operation("weigh", binding.layout, {"n": len(keys)}, tuple(keys), False, LOAD_COST * len(keys))
+
+
+def plan_behind(binding: Binding, keys: Sequence[bytes]) -> Operation:
+    """How many records still refer to earlier keys of records, and what their keys are now."""
+    body = {"n": len(keys), "alias": binding.keys.aliases}
+    return Operation("behind", binding.layout, body, tuple(keys), False, LOAD_COST * len(keys))

@@ -6,7 +6,7 @@
 local operations = {}
 -- include: lib/main.lua
 -- include: lib/due.lua
--- operations: load fetch select audit+members+tell+weigh
+-- operations: load fetch select audit+members+tell+weigh+behind
 
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')

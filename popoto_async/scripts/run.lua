@@ -8,12 +8,13 @@ local operations = {}
 -- include: lib/slots.lua
 -- include: lib/due.lua
 -- operations: save push delete load fetch select+matching expire+sweep transaction group publish
--- operations: save_referred+rewrite+erase audit+members+tell+weigh+mend+prune+mark
+-- operations: save_referred+rewrite+erase audit+members+tell+weigh+behind+mend+prune+mark
 
 -- How long a lane's last outcomes are remembered: longer than any call is resent.
 local LANE_TTL = 3600000
 
-local reads = {load = true, select = true, fetch = true, audit = true, members = true, tell = true, weigh = true}
+local reads = {load = true, select = true, fetch = true, audit = true, members = true, tell = true, weigh = true,
+  behind = true}
 local call = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')
 call.micros = time[1] * 1000000 + time[2]
