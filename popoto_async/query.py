@@ -312,7 +312,10 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
     @verb
     async def delete(self) -> int:
-        """Delete all records of the query; how many there were. Each as `update` changes it, with its hooks."""
+        """Delete all records of the query; how many there were. Each as `update` changes it, with its hooks.
+
+        ProtectedRecord when all others are gone and something still protects those that are left.
+        """
         return await changing.delete(replace(self, _values=None)._selection("rows"))
 
     def _require_whole(self, what: str) -> None:

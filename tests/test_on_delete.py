@@ -328,3 +328,119 @@ def check_graphs(server: Server, made: list[dict[str, Any]], victims: list[int],
 
 def test_any_graph(clean_server: Server) -> None:
     check_graphs(clean_server)
+
+
+def without_all(rows: Rows, keys: set[str]) -> Rows:
+    """The rows after all of these that can be deleted were: what protects one may go after it, or with another."""
+    while True:
+        for key in keys & rows.keys():
+            with suppress(Refused):
+                rows = without(rows, key)
+                break
+        else:
+            return rows
+
+
+@given(
+    made=st.lists(knots, min_size=1, max_size=8),
+    victims=st.sets(st.integers(0, 7), max_size=8),
+    limited=st.booleans(),
+)
+@examples(60)
+def check_queries(server: Server, made: list[dict[str, Any]], victims: set[int], limited: bool) -> None:
+    rows: Rows = {f"Knot:{n}": {"number": n, **row} for n, row in enumerate(made)}
+    asked = {f"Knot:{n}" for n in victims} & rows.keys()
+    left = without_all(rows, asked)
+
+    async def work() -> None:
+        async with connect(server.url):
+            await asyncio.gather(*(Knot.create(**row) for row in rows.values()))
+            query = Knot.query.filter(number__in=sorted(victims))
+            query = query.order_by("number").limit(8) if limited else query
+            if asked & left.keys():
+                with pytest.raises(ProtectedRecord) as caught:
+                    await query.delete()
+                assert caught.value.key in left
+                assert set(caught.value.referrers) <= left.keys()
+            else:
+                assert (await query.delete() > 0) is bool(asked)
+            assert_true(server, [Knot], {Knot: left})
+
+    server.client.flushall()
+    asyncio.run(work())
+
+
+def test_any_graph_by_query(clean_server: Server) -> None:
+    """Whether something is deleted does not depend on the order in which a query comes to it."""
+    check_queries(clean_server)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_query_deletes_what_protects_one_another(db: Database, clean_server: Server, order: int) -> None:
+    """Each refers to the one before or after it: few passes, whatever the number."""
+    numbers = range(1000, 1500)[::order]
+    chain = [{"number": n, "holds": f"Knot:{before}"} for before, n in zip(numbers, numbers[1:], strict=False)]
+    await Knot.create_many([{"number": numbers[0]}, *chain, {"number": 2000, "holds": f"Knot:{numbers[-1]}"}])
+    with pytest.raises(ProtectedRecord) as caught:
+        await Knot.query.filter(number__in=list(numbers)).delete()
+    assert caught.value.__notes__[-1] == "0 records had been changed; each is changed whole or not at all"
+    assert await Knot.query.count() == 501
+    async with trace() as spent:
+        assert await Knot.query.delete() == 501
+    assert spent.round_trips < 40
+    assert_true(clean_server, [Knot], {})
+
+
+async def test_a_query_deletes_a_page_of_what_protects_one_another(db: Database, clean_server: Server) -> None:
+    """And nothing else, though the query would have others in it by then."""
+    await Knot.create_many({"number": n, "holds": f"Knot:{n - 1}" if n % 3 else None} for n in range(9))
+    assert await Knot.query.order_by("number").limit(6).delete() == 6
+    assert await Knot.query.keys() == ["Knot:6", "Knot:7", "Knot:8"]
+    with pytest.raises(ProtectedRecord) as caught:
+        await Knot.query.order_by("number").limit(2).delete()
+    assert (caught.value.key, caught.value.referrers) == ("Knot:6", ("Knot:7",))
+    assert await Knot.query.keys() == ["Knot:6", "Knot:7", "Knot:8"]
+    assert_true(clean_server, [Knot])
+
+
+async def test_what_no_query_takes_stays_and_the_rest_goes(db: Database, clean_server: Server) -> None:
+    """A protector of another class, that of one record; and one that goes along with another record of the query."""
+    for name in "abc":
+        await Owner.create(name=name)
+    await Place.create(name="x", keeper="Owner:b")
+    await Place.create(name="y", keeper="Owner:c", owner="Owner:a")
+    with pytest.raises(ProtectedRecord, match=r"Place\.keeper") as caught:
+        await Owner.query.delete()
+    assert caught.value.referrers == ("Place:x",)
+    assert caught.value.__notes__[-1:] == ["2 records had been changed; each is changed whole or not at all"]
+    assert (await Owner.query.keys(), await Place.query.keys()) == (["Owner:b"], ["Place:x"])
+    assert_true(clean_server, MODELS)
+
+
+async def test_hooks_of_what_is_protected_at_first(db: Database) -> None:
+    called: list[str] = []
+
+    class Part(Model):
+        name: str = KeyField()
+        whole = Relationship("self", on_delete=PROTECT)
+
+        async def before_delete(self) -> None:
+            called.append(f"before {self.name}")
+
+        async def after_delete(self) -> None:
+            called.append(f"after {self.name}")
+
+    await Part.create(name="a")
+    await Part.create(name="b", whole="Part:a")
+    assert await Part.query.delete() == 2
+    assert sorted(called) == ["after a", "after b", "before a", "before a", "before b"]
+
+
+async def test_instances_are_deleted_in_the_order_given(db: Database, clean_server: Server) -> None:
+    """What protects one has to come before it; or the failures are given once more."""
+    made = [await Knot.create(number=n, holds=f"Knot:{n - 1}" if n else None) for n in range(3)]
+    summary = await Knot.delete_many(made)
+    assert (summary.done, [item.number for item, _ in summary.failures]) == (1, [0, 1])
+    summary = await Knot.delete_many(item for item, _ in reversed(summary.failures))
+    assert (summary.done, summary.failed) == (2, 0)
+    assert_true(clean_server, [Knot], {})

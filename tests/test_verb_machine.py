@@ -230,15 +230,30 @@ class World(Records):
         for keys in passes:
             for key in keys:
                 row = self.rows[question.model].get(key)
-                if row is not None and question.holds(self, row):
-                    change(key)
+                if row is not None and question.holds(self, row) and change(key) is not False:
                     count += 1
         return count
 
     def drop_all(self, question: Question) -> int:
         limited = question.limit is not None or question.offset
         keys = question.keys(self) if limited else sorted(question.sequence(self), key=str.encode)
-        return self.one_by_one(question, lambda key: self.drop(question.model, key), [keys])
+        held: list[ProtectedRecord] = []
+
+        def drop(key: str) -> bool:
+            try:
+                return self.drop(question.model, key)
+            except ProtectedRecord as error:
+                held.append(error)
+                return False
+
+        count = made = self.one_by_one(question, drop, [keys])
+        while held and made:
+            held.clear()
+            made = self.one_by_one(question, drop, [sorted(keys, key=str.encode, reverse=True)])
+            count += made
+        if held:
+            raise held[0]
+        return count
 
     def update_all(self, question: Question, values: Values) -> int:
         model = question.model

@@ -4,6 +4,9 @@ A change must not meet its own effects: a record that an update moves along an i
 records are gone through in the order of their keys, each chunk beginning after the last key of the one before. Where
 the key itself changes, in two passes: up the keys for the records that move down or stay, down the keys for those that
 move up. With a limit or an offset, the keys to change are read first, in the order asked for.
+
+What a deletion finds protected it passes over, and goes back to while something else goes: the protector may be among the
+records of the query, too, or go with one of them. So what is deleted in the end does not depend on the order.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 from popoto_async.bulk import each
 from popoto_async.changes import Change, Delete, Matching, Update
 from popoto_async.declaration import unknown_field
-from popoto_async.errors import ModelException, PopotoError, StaleRecord, ValidationError
+from popoto_async.errors import ModelException, PopotoError, ProtectedRecord, StaleRecord, ValidationError
 from popoto_async.flight import fly
 from popoto_async.plan import ByKey, KeyIs, Place
 from popoto_async.planning.read import all_of
@@ -46,29 +49,41 @@ async def _by_key(selection: Selection, *, descending: bool = False) -> Chunks:
         after = Place(found[-1][0].decode(), (None,), (None,))
 
 
-async def _of_keys(selection: Selection, keys: list[bytes]) -> Chunks:
+async def _of_keys(selection: Selection, keys: list[bytes], *, descending: bool = False) -> Chunks:
     """The records under these keys that still answer the question."""
     schema, plan = selection.schema, selection.plan
     prefix = len(database_of(schema).binding(schema).keys.records)
     for first in range(0, len(keys), CHUNK):
         parts = tuple(key.decode()[prefix:] for key in keys[first : first + CHUNK])
         test = all_of((KeyIs(parts), plan.test))
-        yield await selection.planned(test=test, orders=((ByKey(), False),), limit=None, offset=0).found()
+        yield await selection.planned(test=test, orders=((ByKey(), descending),), limit=None, offset=0).found()
 
 
-async def _chunks(selection: Selection) -> Chunks:
-    """The records of a question, in chunks, each record once."""
+async def _limited(selection: Selection) -> list[bytes] | None:
+    """The keys of a question with a limit or an offset, in the order asked for; None for any other."""
     plan = selection.plan
     if plan.limit is None and not plan.offset:
+        return None
+    return [key for key, _ in await selection.planned(mode="keys", columns=()).found()]
+
+
+async def _chunks(selection: Selection, keys: list[bytes] | None) -> Chunks:
+    """The records of a question, in chunks, each record once; `keys` where it is limited to these."""
+    if keys is None:
         async for page in _by_key(selection):
             yield page
-        return
-    keys = [key for key, _ in await selection.planned(mode="keys", columns=()).found()]
-    if plan.mode == "keys":
+    elif selection.plan.mode == "keys":
         yield [(key, []) for key in keys]
-        return
-    async for page in _of_keys(selection, keys):
-        yield page
+    else:
+        async for page in _of_keys(selection, keys):
+            yield page
+
+
+def _left(selection: Selection, keys: list[bytes] | None, *, descending: bool) -> Chunks:
+    """Those that are left of a question's records."""
+    if keys is None:
+        return _by_key(selection, descending=descending)
+    return _of_keys(selection, sorted(keys, reverse=descending), descending=descending)
 
 
 # Changing ------------------------------------------------------------------------------------------------------------
@@ -81,6 +96,7 @@ class _Changes:
         self.verb, self.selection = verb, selection
         self.made = 0
         self.failure: PopotoError | None = None
+        self.protected: ProtectedRecord | None = None
 
     def send(self, change: Callable[[float], Change]) -> Coroutine[Any, Any, bool | None]:
         """One change, as a request to be awaited: whether it was made, None where it has to be sent again."""
@@ -100,7 +116,8 @@ class _Changes:
     async def run(self, chunks: Chunks, make: Callable[[Found], Any], work: Callable[[Any], Work]) -> None:
         """Do the work for each record that `make` makes something of.
 
-        The first failure ends it, after what is under way: raised with a note of what was done.
+        The first failure ends it, after what is under way: raised with a note of what was done. Of those that are
+        protected, the first is kept in `protected`.
         """
 
         async def records() -> AsyncIterator[Any]:
@@ -113,12 +130,18 @@ class _Changes:
                         yield record
 
         await each(records(), work, self._note, None)
-        if self.failure is not None:
-            self.failure.add_note(f"{self.made} records had been changed; each is changed whole or not at all")
-            raise self.failure
+        self.finish(self.failure)
+
+    def finish(self, failure: PopotoError | None) -> None:
+        """Raise what it failed for, if anything."""
+        if failure is not None:
+            failure.add_note(f"{self.made} records had been changed; each is changed whole or not at all")
+            raise failure
 
     def _note(self, record: Any, error: BaseException | None) -> None:
-        if isinstance(error, PopotoError) and self.failure is None:
+        if isinstance(error, ProtectedRecord):
+            self.protected = self.protected or error
+        elif isinstance(error, PopotoError) and self.failure is None:
             self.failure = error
 
 
@@ -143,17 +166,29 @@ async def delete(selection: Selection) -> int:
         if await removing(instance.__dict__):
             await instance.after_delete()
 
+    def named(found: Found) -> dict[str, Any]:
+        return {"_key": found[0].decode()}
+
+    def filled(found: Found) -> Any:
+        return fill(model, found[0].decode(), found[1])
+
+    work: Callable[[Any], Work] = remove_with_hooks
+    make, wanted = filled, selection
     if model._plain_delete:
-        keys = selection.planned(mode="keys", columns=())
-        await changes.run(_chunks(keys), lambda found: {"_key": found[0].decode()}, removing)
-    else:
-        await changes.run(_chunks(selection), lambda found: fill(model, found[0].decode(), found[1]), remove_with_hooks)
+        work, make, wanted = removing, named, selection.planned(mode="keys", columns=())
+    keys, before, descending = await _limited(wanted), 0, False
+    await changes.run(_chunks(wanted, keys), make, work)
+    while changes.protected is not None and changes.made > before:
+        # To and fro: a chain of records that follows their keys, up or down, is done in one of the passes.
+        before, changes.protected, descending = changes.made, None, not descending
+        await changes.run(_left(wanted, keys, descending=descending), make, work)
+    changes.finish(changes.protected)
     return changes.made
 
 
 async def update(selection: Selection, values: Mapping[str, Any]) -> int:
     """Give the records of a question these values; how many there were."""
-    schema, model, plan = selection.schema, selection.model, selection.plan
+    schema, model = selection.schema, selection.model
     values = _checked(schema, values)
     changes = _Changes("update", selection)
     # What a hook changes besides is stored too.
@@ -184,8 +219,9 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
     # Whether a change is one request, with nothing before or after it.
     alone = model._plain and not schema.options.versioned and not schema.referrers
     work: Callable[[Any], Work] = store if alone else store_with_hooks
-    if plan.limit is not None or plan.offset or not any(field.name in values for field in schema.keys):
-        await changes.run(_chunks(selection), make, work)
+    keys = await _limited(selection)
+    if keys is not None or not any(field.name in values for field in schema.keys):
+        await changes.run(_chunks(selection, keys), make, work)
     else:
         record_key = database_of(schema).binding(schema).record_key
 
