@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -379,7 +380,7 @@ def test_any_graph_by_query(clean_server: Server) -> None:
 async def test_a_query_deletes_what_protects_one_another(db: Database, clean_server: Server, order: int) -> None:
     """Each refers to the one before or after it: few passes, whatever the number."""
     numbers = range(1000, 1500)[::order]
-    chain = [{"number": n, "holds": f"Knot:{before}"} for before, n in zip(numbers, numbers[1:], strict=False)]
+    chain = [{"number": n, "holds": f"Knot:{before}"} for before, n in pairwise(numbers)]
     await Knot.create_many([{"number": numbers[0]}, *chain, {"number": 2000, "holds": f"Knot:{numbers[-1]}"}])
     with pytest.raises(ProtectedRecord) as caught:
         await Knot.query.filter(number__in=list(numbers)).delete()

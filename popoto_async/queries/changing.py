@@ -5,8 +5,8 @@ records are gone through in the order of their keys, each chunk beginning after 
 the key itself changes, in two passes: up the keys for the records that move down or stay, down the keys for those that
 move up. With a limit or an offset, the keys to change are read first, in the order asked for.
 
-What a deletion finds protected it passes over, and goes back to while something else goes: the protector may be among the
-records of the query, too, or go with one of them. So what is deleted in the end does not depend on the order.
+What a deletion finds protected it passes over, and goes back to while something else goes: the protector may be among
+the records of the query, too, or go with one of them. So what is deleted in the end does not depend on the order.
 """
 
 from __future__ import annotations
