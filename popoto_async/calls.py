@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from operator import methodcaller
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from popoto_async.errors import PopotoError
+from popoto_async.errors import OutcomeUnknown, PopotoError, Unavailable
 from popoto_async.plan import Operation, Outcome
 from popoto_async.tracing import Trace
 
 _READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh"}
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
+
+
+LOOK = "load the record to see what is stored before you do it again"
+"""What to do where an outcome is unknown."""
 
 
 class Waiter(Protocol):
@@ -38,7 +43,7 @@ class Holder(Protocol):
 class Ticket:
     """An operation in a queue, with those who wait for its outcome and the traces that want to know of it."""
 
-    __slots__ = ("alone", "behind", "left", "operation", "traces", "waiters")
+    __slots__ = ("alone", "behind", "left", "models", "operation", "traces", "waiters")
 
     def __init__(self, operation: Operation, waiter: Waiter, alone: bool, traces: tuple[Trace, ...]) -> None:
         self.operation = operation
@@ -46,17 +51,10 @@ class Ticket:
         self.alone = alone
         self.traces = traces
         self.behind: Holder | None = None
-        """Whether it was begun by somebody who waits for several at once."""
+        """A lane that has to be done with these models first."""
         self.left = False
-
-    @property
-    def models(self) -> Collection[str]:
+        self.models = _models(operation)
         """The class keys of the models it is about."""
-        operation = self.operation
-        if operation.steps:
-            steps = (klass for step in operation.steps for klass in (step.layout.klass, *step.also))
-            return {operation.layout.klass, *steps}
-        return {operation.layout.klass, *operation.also} if operation.also else (operation.layout.klass,)
 
     @property
     def may_have_changed(self) -> bool:
@@ -66,7 +64,7 @@ class Ticket:
     @property
     def wanted(self) -> bool:
         """Whether anybody still waits for the outcome."""
-        return any(not waiter.done() for waiter in self.waiters)
+        return not all(map(_is_done, self.waiters))
 
     def settle(self, outcome: Outcome) -> None:
         """Give the outcome to all, also to those who wait no more: their request was carried out."""
@@ -74,11 +72,23 @@ class Ticket:
             waiter.deliver(outcome)
 
     def fail(self, error: PopotoError) -> None:
-        """Give the error to all, an object of its own to each."""
+        """Give the error to all, an object of its own to each. Of what may have changed, the outcome is unknown."""
+        if isinstance(error, Unavailable) and self.may_have_changed:
+            error = OutcomeUnknown(f"the outcome can't be known: {error}", hint=LOOK)
         for waiter in self.waiters:
             own = type(error)(*error.args, model=self.operation.layout.model, hint=error.hint)
             own.__cause__ = error.__cause__
             waiter.fail(own)
+
+
+_is_done = methodcaller("done")
+
+
+def _models(operation: Operation) -> Collection[str]:
+    klass = operation.layout.klass
+    if operation.steps or operation.also:
+        return {klass, *operation.also}.union(*map(_models, operation.steps))
+    return (klass,)
 
 
 class Call(NamedTuple):

@@ -36,6 +36,8 @@ _INT64 = 2**63
 
 def float_text(value: float) -> str:
     """The shortest text of 15 to 17 significant digits that reads back as the same double."""
+    if 1e-4 <= abs(value) < 1e15:  # where `repr` writes the same digits, and no exponent
+        return repr(value).removesuffix(".0")
     text = f"{value:.15g}"
     if float(text) == value:
         return text

@@ -76,8 +76,6 @@ class Dispatcher:
         """Launch it in this turn of the loop, or later when there is room; Overloaded after `queue_timeout`."""
         if not self._waiting and self._admits():
             self._turn += cost
-            if not self._ticking:
-                self._make_tick()
             starter.launch()
             return
         self._waiting.append((starter, cost, self._loop.time()))
@@ -90,7 +88,7 @@ class Dispatcher:
         if not self.clock.known:
             self._open()
             return False
-        most = BUSY_TURN_COST if small.busy or big.busy else TURN_COST
+        most = BUSY_TURN_COST if small.call or big.call else TURN_COST
         return self._turn < most and len(small.queue) + len(big.queue) < self._limit
 
     def _give_up(self, patience: float) -> None:
@@ -112,7 +110,7 @@ class Dispatcher:
             self._waiting.popleft()
 
     def _make_tick(self) -> None:
-        if not self._ticking and (self._waiting or self._turn):
+        if not self._ticking and self._waiting:
             self._ticking = True
             self._loop.call_soon(self._tick)
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import msgspec
 
-from popoto_async.calls import Call, Ticket, pack
+from popoto_async.calls import LOOK, Call, Ticket, pack
 from popoto_async.errors import DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
 from popoto_async.plan import Outcome
-from popoto_async.scripts.loader import load
+from popoto_async.scripts.loader import Script, load
 from popoto_async.tracing import Stats
-from popoto_async.wire import Clock, Lost, Refused, Wire
+from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire
 
 CALL_COST = 5000
 """Estimated microseconds of server time in one call."""
@@ -53,12 +53,6 @@ LEAVE_TIMEOUT = 1.0
 
 LANE_TTL = 3600.0
 """Seconds for which the server remembers a lane's last outcomes (`run.lua`)."""
-
-_PASSING = {"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOSCRIPT"}
-"""Refusals that pass by themselves."""
-
-_UNTOUCHED = {"NOPERM", "NOAUTH", "READONLY", "OOM", "MISCONF", "MOVED", "ASK", "CROSSSLOT", "NOREPLICAS", "UNKNOWN"}
-"""Refusals of a whole call, before any of it was done. After another error of a script, some of it may be."""
 
 _EMPTY = "0 \x90"
 _encode = msgspec.msgpack.Encoder().encode
@@ -90,21 +84,18 @@ class Lane:
         self._opening: asyncio.Task[Wire] | None = None
         self._task: asyncio.Task[None] | None = None
         self._taken: list[Ticket] = []
-        self._call: Call | None = None
-        self._left = False
+        self._asked: Wire | None = None
+        self._left = self._had_left = False
         self._sent = 0.0
         self._answered: deque[tuple[Ticket, Outcome]] = deque()
         self._joins: dict[str, dict[Any, Ticket]] = {}
         self.wire: Wire | None = None
+        self.call: Call | None = None
+        """What is under way."""
         self.queue: deque[Ticket] = deque()
         self.pending: dict[str, int] = {}
         self.follower: Lane | None = None
         """A lane whose next operation waits until this one has none of its models pending."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way."""
-        return self._call is not None
 
     # The queue ---------------------------------------------------------------------------------------------------
 
@@ -139,14 +130,11 @@ class Lane:
             self._task = self._loop.create_task(self._serve(), context=Context())
 
     def _take(self) -> None:
-        """Take the tickets of the next call from the queue, without those that nobody waits for any more."""
+        """Take the tickets of the next call from the queue."""
         taken = self._taken
         cost = size = 0
         while self.queue:
             ticket = self.queue[0]
-            if not ticket.wanted:
-                self._fail([self.queue.popleft()], _CANCELLED)
-                continue
             if ticket.behind is not None and not ticket.behind.pending.keys().isdisjoint(ticket.models):
                 ticket.behind.follower = self
                 break
@@ -170,7 +158,7 @@ class Lane:
     def _fail(self, tickets: Iterable[Ticket], error: PopotoError) -> None:
         for ticket in tickets:
             self._done(ticket)
-            ticket.fail(error if not isinstance(error, Unavailable) or not ticket.may_have_changed else _unknown(error))
+            ticket.fail(error)
 
     # The task ----------------------------------------------------------------------------------------------------
 
@@ -237,7 +225,7 @@ class Lane:
 
     def _finish(self, error: PopotoError | None = None) -> None:
         """Be ready for the next call; the tickets of this one fail where there was an error."""
-        tickets, self._taken, self._call, self._left = self._taken, [], None, False
+        tickets, self._taken, self.call, self._asked, self._left = self._taken, [], None, None, False
         if error is not None:
             self._fail(tickets, error)
 
@@ -262,7 +250,7 @@ class Lane:
                 failure = error
             except Exception as error:  # none that belongs here; the operations must not wait for ever all the same
                 await self._drop()
-                failure = _unexpected(error, self._left and self._call is not None and self._call.writes)
+                failure = _unexpected(error, self._left and self.call is not None and self.call.writes)
             if not isinstance(failure, Unavailable):
                 self._finish(failure)
                 return
@@ -278,7 +266,23 @@ class Lane:
             delay = min(2 * delay, 1.0) or 0.02
 
     async def _attempt(self) -> None:
-        """Send the call once, however many requests it takes to have it accepted, until the reply is taken up."""
+        """Send the call, unless it is under way, and take up its reply."""
+        wire = self.wire
+        if wire is None or self._asked is not wire:
+            wire = await self._connected()
+            if not self._ask(wire):
+                return
+        try:
+            await self._answer(wire)
+        except Refused as error:
+            if error.code != "NOSCRIPT":
+                raise
+            await wire.command("SCRIPT", "LOAD", self._script.text)
+            self._ask(wire)
+            await self._answer(wire)
+
+    async def _connected(self) -> Wire:
+        """A connection to a server that can tell whether it did the call."""
         if self.wire is None or not self.wire.alive:
             await self._hand_out()
             await self._drop()
@@ -289,9 +293,7 @@ class Lane:
         if not self._left and self._forgetful:
             await self._hand_out()
             await self._remember(wire)
-        call = self._call or self._pack()
-        if call is not None:
-            await self._evaluate(wire, call)
+        return wire
 
     @property
     def _forgetful(self) -> bool:
@@ -310,7 +312,7 @@ class Lane:
         self._remembered = time.monotonic()
 
     def _pack(self) -> Call | None:
-        """What was taken as a call, less what was cancelled while the connection was opened; None if that is all."""
+        """What was taken as a call, less what nobody waits for any more; None if that is all."""
         wanted: list[Ticket] = []
         for ticket in self._taken:
             if ticket.wanted:
@@ -328,7 +330,7 @@ class Lane:
         for ticket in call.tickets:
             ticket.left = True
         self._sequence += 1
-        self._call = call
+        self.call = call
         return call
 
     def _sound(self) -> list[Ticket]:
@@ -343,34 +345,34 @@ class Lane:
         self._taken = sound
         return sound
 
-    async def _evaluate(self, wire: Wire, call: Call) -> None:
-        """Have the script run; a server that lacks it is given it."""
-        script = load("run.lua" if call.writes else "read.lua")
-        resend = self._left
-        self._stats.resent += resend
+    @property
+    def _script(self) -> Script:
+        return load("run.lua" if self.call is None or self.call.writes else "read.lua")
+
+    def _ask(self, wire: Wire) -> bool:
+        """Send the call, or what was taken as one. False where nobody waits for any of that."""
+        call = self.call or self._pack()
+        if call is None:
+            return False
         header = call.header
         if call.writes:
-            header = {**header, "lane": self._key, "seq": self._sequence, "resend": resend}
+            header = {**header, "lane": self._key, "seq": self._sequence, "resend": self._left}
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
-        key = call.tickets[0].operation.layout.klass
-        arguments = (command, script.sha, 1, key, _encode(header), *call.values)
-        self._left = True
+        self._stats.resent += self._left
+        self._asked, self._had_left, self._left = wire, self._left, True
         self._sent = self._loop.time()
+        key = call.tickets[0].operation.layout.klass
+        wire.write(command, self._script.sha, 1, key, _encode(header), *call.values)
+        return True
+
+    async def _answer(self, wire: Wire) -> None:
+        """The reply to the call. While the server works, what the one before brought is handed out."""
         try:
-            await wire.send(*arguments)
-            await self._hand_out()  # while the server works
-            try:
-                await wire.receive(self._accept)
-                return
-            except Refused as error:
-                if error.code != "NOSCRIPT":
-                    raise
-            await wire.command("SCRIPT", "LOAD", script.text)
-            self._sent = self._loop.time()
-            await wire.send(*arguments)
+            await wire.drain()
+            await self._hand_out()
             await wire.receive(self._accept)
         except Refused:
-            self._left = resend  # this time it was not done
+            self._asked, self._left = None, self._had_left  # this time it was not done
             raise
 
     async def _drop_if_demoted(self, error: Refused) -> None:
@@ -379,19 +381,19 @@ class Lane:
 
     def _refusal(self, error: Refused) -> PopotoError:
         """What the server's answer to a whole call means: Unavailable where it passes by itself."""
-        if error.code in _PASSING or (error.code == "READONLY" and self._has_written):
+        if error.code in PASSING or (error.code == "READONLY" and self._has_written):
             return Unavailable(f"the server is not ready: {error.code} {error}")
         refused = f"the server refused the call: {error.code} {error}"
-        if error.code in _UNTOUCHED or self._call is None or not self._call.writes:
+        if error.code in UNTOUCHED or self.call is None or not self.call.writes:
             return DatabaseError(refused)
-        return OutcomeUnknown(refused, hint=_LOOK)
+        return OutcomeUnknown(refused, hint=LOOK)
 
     def _accept(self, reply: Any) -> None:
-        """Take up the reply to the call; with nothing else to be sent first, hand out what it brought."""
-        call = self._call
+        """Take up the reply to the call; with nothing else to be sent, hand out what it brought."""
+        call = self.call
         assert call is not None, "a reply belongs to a call"
         if reply[0] in _VERDICTS:
-            self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=_LOOK))
+            self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=LOOK))
             return
         if call.writes:
             self._remembered = time.monotonic()
@@ -406,8 +408,18 @@ class Lane:
         outcomes: Sequence[Outcome] = reply[1]
         self._answered.extend(zip(call.tickets, outcomes, strict=True))
         self._finish()
-        if not self.queue:
+        if self.queue:
+            self._go_on()
+        else:
             self._hand_out_slice()
+
+    def _go_on(self) -> None:
+        """Send the next call in the turn of the loop that brought a reply, unless there is something to wait for."""
+        wire = self.wire
+        if wire is not None and wire.alive and not wire.full:
+            self._take()
+            if self._taken and not self._forgetful:
+                self._ask(wire)
 
     # The connection ----------------------------------------------------------------------------------------------
 
@@ -471,8 +483,6 @@ class Lane:
             wire.abandon()
 
 
-_LOOK = "load the record to see what is stored before you do it again"
-
 _CANCELLED = Unavailable("the operation was cancelled before it left")
 
 _CLOSED = Unavailable("the connection was closed before the operation left")
@@ -483,12 +493,8 @@ _VERDICTS = {
 }
 
 
-def _unknown(error: PopotoError) -> OutcomeUnknown:
-    return OutcomeUnknown(f"the outcome can't be known: {error}", hint=_LOOK)
-
-
 def _unexpected(error: Exception, maybe_applied: bool = False) -> DatabaseError:
     what = f"{type(error).__name__}: {shorten(str(error))}"
-    failure = OutcomeUnknown(what, hint=_LOOK) if maybe_applied else DatabaseError(f"it can't be sent: {what}")
+    failure = OutcomeUnknown(what, hint=LOOK) if maybe_applied else DatabaseError(f"it can't be sent: {what}")
     failure.__cause__ = error
     return failure

@@ -43,6 +43,12 @@ class Refused(Exception):
         super().__init__(message)
 
 
+PASSING = {"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOSCRIPT"}
+"""Refusals that pass by themselves."""
+
+UNTOUCHED = {"NOPERM", "NOAUTH", "READONLY", "OOM", "MISCONF", "MOVED", "ASK", "CROSSSLOT", "NOREPLICAS", "UNKNOWN"}
+"""Refusals of a whole call, before any of it was done. After another error of a script, some of it may be."""
+
 UNREAD = 1000
 """Replies that may wait to be received; then no more is read from the socket until they are."""
 
@@ -196,8 +202,23 @@ class Wire(asyncio.Protocol):
         """False once the other side is known to have closed."""
         return self._lost is None and not self._transport.is_closing()
 
+    @property
+    def full(self) -> bool:
+        """Whether the server reads more slowly than is sent to it."""
+        return self._room is not None
+
+    async def drain(self) -> None:
+        """Wait until it is not."""
+        if self._room is not None:
+            await self._room
+
     async def send(self, *arguments: Any) -> None:
         """Send one command without waiting for its reply. Raises TypeError for an argument that can't be sent."""
+        self.write(*arguments)
+        await self.drain()
+
+    def write(self, *arguments: Any) -> None:
+        """The same without waiting for room."""
         packed = hiredis.pack_command(arguments)
         if not self.alive:
             raise self._loss()
@@ -206,8 +227,6 @@ class Wire(asyncio.Protocol):
         self._sent = self._loop.time()
         if self.patience is not None and self._watch is None:
             self._watch = self._loop.call_later(self.patience, self._look, self.patience)
-        if self._room is not None:
-            await self._room
 
     async def receive(self, at_once: Callable[[Any], None] | None = None) -> Any:
         """The reply of the earliest command not yet answered.

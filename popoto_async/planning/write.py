@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -47,11 +48,11 @@ def entries(binding: Binding, values: Row, touched: Collection[str] | None = Non
 
 def pack_entries(triples: list[Triple]) -> bytes:
     """Entries as a manifest stores them."""
-    return _pack([item for triple in triples for item in triple])
+    return _pack(list(chain.from_iterable(triples)))
 
 
 def _interleave(names: Mapping[str, bytes], encoded: Mapping[str, bytes]) -> list[bytes]:
-    found = []
+    found: list[bytes] = []
     for name, raw in encoded.items():
         found.append(names[name])
         found.append(raw)
