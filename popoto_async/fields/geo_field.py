@@ -50,7 +50,7 @@ def haversine(a: Coordinates, b: Coordinates) -> float:
 
 def _spread(value: int) -> int:
     """The bits moved to the even places: the binary digits read as those of base 4."""
-    return int(bin(value)[2:], 4)
+    return int(f"{value:b}", 4)
 
 
 def geohash(position: Coordinates) -> int:
