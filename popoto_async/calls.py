@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from popoto_async.errors import OutcomeUnknown, PopotoError, Unavailable
-from popoto_async.plan import Operation, Outcome
+from popoto_async.plan import Guard, Operation, Outcome
 from popoto_async.tracing import Trace
 
 _READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh"}
@@ -105,6 +105,8 @@ def pack(tickets: list[Ticket]) -> Call:
     models: dict[Any, int] = {}
     wires: list[msgspec.Raw] = []
     values: list[bytes] = []
+    numbers: dict[int, int] = {}
+    guards: list[dict[str, int]] = []
 
     def place(operation: Operation) -> dict[str, Any]:
         layout = operation.layout
@@ -114,10 +116,23 @@ def pack(tickets: list[Ticket]) -> Call:
             m = models[layout.identity] = len(wires)
         body = {**operation.body, "op": operation.name, "m": m, "at": len(values) + 2}
         values.extend(operation.values)
+        if operation.guard:
+            body["guard"] = number_of(operation.guard)
         if operation.steps:
             body["ops"] = [place(step) for step in operation.steps]
         return body
 
+    def number_of(guard: Guard) -> int:
+        number = numbers.get(id(guard))
+        if number is None:
+            guards.append({"at": len(values) + 2})
+            values.extend((guard.wire, *guard.values))
+            number = numbers[id(guard)] = len(guards)
+        return number
+
     operations = [place(ticket.operation) for ticket in tickets]
     writes = any(ticket.operation.writes for ticket in tickets)
-    return Call(tickets, {"models": wires, "ops": operations}, values, writes)
+    header: dict[str, Any] = {"models": wires, "ops": operations}
+    if guards:
+        header["guards"] = guards
+    return Call(tickets, header, values, writes)

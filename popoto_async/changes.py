@@ -12,8 +12,8 @@ from typing import Any
 from popoto_async.errors import ModelException, ValidationError, shorten
 from popoto_async.fields.relationship import relations
 from popoto_async.outcomes import failure
-from popoto_async.plan import Operation, Outcome, Test
-from popoto_async.planning.read import plan_matching
+from popoto_async.plan import Guard, Operation, Outcome, Test
+from popoto_async.planning.read import plan_guard, plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
 from popoto_async.records import State, encode, stored_values
@@ -263,12 +263,26 @@ class Delete(Change):
         forget(self.schema, self.state)
 
 
+class Guarding:
+    """A test that many changes depend on, planned once for all of them."""
+
+    def __init__(self, test: Test) -> None:
+        self._test = test
+        self._planned: tuple[Binding, Guard] | None = None
+
+    def under(self, binding: Binding) -> Guard:
+        """The test as a condition of changes that are planned under this binding."""
+        if self._planned is None or self._planned[0] is not binding:
+            self._planned = binding, plan_guard(binding, self._test)
+        return self._planned[1]
+
+
 class Matching:
     """A change that is made only if the record satisfies a test at that moment; whether it was, which `made` counts."""
 
-    def __init__(self, change: Change, test: Test, made: Callable[[], None]) -> None:
+    def __init__(self, change: Change, guarding: Guarding, made: Callable[[], None]) -> None:
         self.schema = change.schema
-        self._change, self._test, self._made = change, test, made
+        self._change, self._guarding, self._made = change, guarding, made
         self.overtaken, self.withdraw = change.overtaken, change.withdraw
 
     def plan(self, binding: Binding) -> Operation:
@@ -276,7 +290,7 @@ class Matching:
         if self._change.begun:
             return self._change.plan(binding)
         origin = self._change.state.get("_key") or self._change.key
-        return plan_matching(binding, self._test, origin, self._change.plan(binding))
+        return plan_matching(binding, self._guarding.under(binding), origin, self._change.plan(binding))
 
     def conclude(self, outcome: Outcome, binding: Binding) -> bool | None:
         """False where the record doesn't match any more, or is gone; None where it has to be sent again."""

@@ -227,6 +227,16 @@ class Layout(msgspec.Struct, frozen=True):
     identity: Hashable
 
 
+class Guard(msgspec.Struct, frozen=True, eq=False):
+    """A condition that changes depend on. Those of one call that have the same one carry it once."""
+
+    wire: bytes
+    """The condition as a select has it, packed."""
+    values: tuple[bytes, ...]
+    also: tuple[str, ...]
+    """Class keys of other models whose records it reads."""
+
+
 class Operation(msgspec.Struct, frozen=True, gc=False):
     """One thing to do in one script call.
 
@@ -247,6 +257,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """The operations of a transaction."""
     also: tuple[str, ...] = ()
     """Class keys of other models whose records it reads or writes."""
+    guard: Guard | None = None
+    """What a record has to satisfy for its change to be made; no part of `size`, because it travels once."""
 
 
 Outcome = list[Any]

@@ -5,7 +5,9 @@ That the right records are changed, whatever the query and the values are, is he
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -213,6 +215,37 @@ async def test_a_record_that_stops_matching_is_left_alone(db: Database) -> None:
     assert await Hooked.query.filter(Q(state="new") | Q(state="closed") | Q(name="a")).delete() == 2
     assert await Hooked.query.keys() == ["Hooked:c"]
     assert ("after delete", "c") not in heard
+
+
+class Signpost(Model):
+    name: str = KeyField()
+    state: str = IndexedField(default="open")
+    weight: Decimal = SortedField(default=Decimal(0))
+    leads = Relationship("self", on_delete="DO_NOTHING")
+
+
+async def test_a_change_sees_what_those_before_it_in_its_call_have_done(db: Database, clean_server: Server) -> None:
+    """The condition travels once, and what was looked up for one record is looked up again for the next."""
+    for name, leads in (("a", "Signpost:b"), ("b", "Signpost:x"), ("c", "Signpost:b"), ("x", None)):
+        await Signpost.create(name=name, leads=leads)
+    with count_commands(clean_server) as counted:
+        assert await Signpost.query.filter(leads__state="open").update(state="done") == 2
+    assert counted.round_trips == 2
+    assert await Signpost.query.filter(state="done").keys() == ["Signpost:a", "Signpost:b"]
+
+
+async def test_a_condition_travels_once_for_all_changes_of_a_call(db: Database, clean_server: Server) -> None:
+    await tickets(40)
+    query = Ticket.query.filter(Q(state__in=[*map(str, range(1000)), "open"]) | Q(tags=["x" * 30_000]))
+
+    async def sent(asking: Awaitable[Any]) -> int:
+        before = clean_server.client.info("stats")["total_net_input_bytes"]
+        await asking
+        return int(clean_server.client.info("stats")["total_net_input_bytes"]) - before
+
+    once = await sent(query.keys())
+    assert await sent(query.update(weight=7)) < 3 * once
+    assert await Ticket.query.filter(weight=7).count() == 40
 
 
 async def test_another_save_meanwhile_is_not_undone(db: Database) -> None:

@@ -20,6 +20,7 @@ from popoto_async.plan import (
     ByStored,
     Claimed,
     Everything,
+    Guard,
     KeyBegins,
     KeyIs,
     Matches,
@@ -457,19 +458,16 @@ def plan_select(
     )
 
 
-def plan_matching(binding: Binding, test: Test, key: str, change: Operation) -> Operation:
-    """A change of one record, to be made only if the record satisfies a test at that moment."""
+def plan_guard(binding: Binding, test: Test) -> Guard:
+    """A test as a condition of changes."""
     writer = _Writer(binding)
-    body = {"key": key, "where": writer.node(test)}
-    size = change.size + sum(map(len, writer.values))
+    wire = msgspec.msgpack.encode(writer.node(test))
+    return Guard(wire, tuple(writer.values), tuple(writer.also))
+
+
+def plan_matching(binding: Binding, guard: Guard, key: str, change: Operation) -> Operation:
+    """A change of one record, to be made only if the record satisfies a condition at that moment."""
+    cost, also = change.cost + MATCH_COST, (*guard.also, *change.also)
     return Operation(
-        "matching",
-        binding.layout,
-        body,
-        tuple(writer.values),
-        True,
-        change.cost + MATCH_COST,
-        size,
-        steps=(change,),
-        also=(*writer.also, *change.also),
+        "matching", binding.layout, {"key": key}, (), True, cost, change.size, steps=(change,), also=also, guard=guard
     )

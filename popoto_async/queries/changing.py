@@ -16,7 +16,7 @@ from copy import deepcopy
 from typing import Any
 
 from popoto_async.bulk import each
-from popoto_async.changes import Change, Delete, Matching, Update
+from popoto_async.changes import Change, Delete, Guarding, Matching, Update
 from popoto_async.declaration import unknown_field
 from popoto_async.errors import ModelException, PopotoError, ProtectedRecord, StaleRecord, ValidationError
 from popoto_async.flight import fly
@@ -94,18 +94,19 @@ class _Changes:
 
     def __init__(self, verb: str, selection: Selection) -> None:
         self.verb, self.selection = verb, selection
+        self.guarding = Guarding(selection.plan.test)
         self.made = 0
         self.failure: PopotoError | None = None
         self.protected: ProtectedRecord | None = None
 
     def send(self, change: Callable[[float], Change]) -> Coroutine[Any, Any, bool | None]:
         """One change, as a request to be awaited: whether it was made, None where it has to be sent again."""
-        schema, test = self.selection.schema, self.selection.plan.test
+        schema = self.selection.schema
         return fly(
             schema.model,
             self.verb,
             database_of(schema),
-            lambda now: Matching(change(now), test, self._count),
+            lambda now: Matching(change(now), self.guarding, self._count),
             ADMISSION,
             self.selection.timeout,
         )

@@ -3,7 +3,6 @@
 -- args: the operation as docs/architecture.md has it; values of stored conditions and of op.after are at op.at
 -- reply: ok keys rows examined | more keys rows examined cursor | ok n examined | more n examined cursor | unbuilt
 -- include: lib/slots.lua
--- include: lib/commands.lua
 -- include: lib/query.lua
 -- include: lib/count.lua
 -- include: lib/choice.lua
@@ -11,7 +10,7 @@
 -- include: lib/scan.lua
 -- include: lib/explain.lua
 
-local function answer(op, query)
+local function found(op, query)
   local counted = op.mode == 'count' and not op.cursor and count_by_index(query)
   if counted then
     return {'ok', math.max(0, math.min(counted - query.offset, query.limit)), 0}
@@ -30,11 +29,17 @@ local function answer(op, query)
   return collected.reply(plan.at and choice.cursor(query, plan))
 end
 
-operations.select = function(call, op, model)
+-- The reply, and the query if it was one that could be asked.
+local function answer(op, model)
   local missing = op.relies and not_built(op.relies)
   if missing then
     return missing
   end
+  local query = describe(op, model)
+  return found(op, query), query
+end
+
+operations.select = function(call, op, model)
   tree.now = call.now
-  return op.explain and explain(op, model, answer) or answer(op, describe(op, model))
+  return op.explain and explain(op, model, answer) or (answer(op, model))
 end

@@ -15,12 +15,12 @@ local function counting(work)
     end
   end
   redis = {call = counter(plain.call), pcall = counter(plain.pcall)}
-  local done, result = pcall(work)
+  local done, reply, query = pcall(work)
   redis = plain
   if not done then
-    error(result, 0)
+    error(reply, 0)
   end
-  return result, counted
+  return reply, query, counted
 end
 
 -- The conditions of a tree from its top, with what was estimated of each and what it was asked. A list with depths,
@@ -39,11 +39,10 @@ local function list_conditions(node, model, depth, driven, found)
 end
 
 local function explain(op, model, answer)
-  local query
-  local reply, commands = counting(function()
-    query = describe(op, model)
-    return answer(op, query)
-  end)
+  local reply, query, commands = counting(function() return answer(op, model) end)
+  if not query then
+    return reply
+  end
   local plan, along = query.plan or {kind = 'index'}, query.terms[query.plan and query.plan.term or 0]
   local report = {
     kind = plan.kind, along = along and along.label or '', sorted = plan.sorted or false,

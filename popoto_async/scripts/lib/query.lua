@@ -61,10 +61,13 @@ local function describe(op, model)
   end
   local columns = {unpack(op.fields or {})}
   columns[#columns + 1] = '$'
-  tree.view = view_of(names)
+  local function view_anew()
+    tree.at, tree.view = op.at, view_of(names)
+    return tree.view
+  end
   local limit = op.limit and op.limit >= 0 and op.limit or math.huge
   return {
-    op = op, model = model, columns = columns, where = where, orders = orders, view = tree.view,
+    op = op, model = model, columns = columns, where = where, orders = orders, view = view_anew(), view_anew = view_anew,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
     dearest = dearest(op, where, orders), budget = op.budget or BUDGET, examined = 0, after = place_of(op.after),

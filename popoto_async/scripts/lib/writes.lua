@@ -1,5 +1,6 @@
 -- purpose: writes that can be taken back, because a script that fails half-way is not rolled back by the server
 -- defines: undo, blamed, rollbacks, is_error, run, write, rollback
+-- include: lib/commands.lua
 
 -- The commands that would take back what this operation wrote, oldest first. A transaction keeps one log for all its
 -- operations; every other operation starts an empty one.
