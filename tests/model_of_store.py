@@ -182,7 +182,8 @@ def _claim_place(model: str, names: tuple[str, ...], kind: str) -> Place:
         values = [row[name] for name in names]
         return [] if None in values else [(":".join(map(token, values)), "0")]
 
-    return Place(f"{kind}$Uniq:{model}:{'+'.join(names)}", stands)
+    prefix = "$UniqKey" if kind == "k" else "$Uniq"
+    return Place(f"{kind}{prefix}:{model}:{'+'.join(names)}", stands)
 
 
 def _combined_place(model: str, names: tuple[str, ...]) -> Place:

@@ -164,11 +164,11 @@ PLANTED: dict[str, tuple[Plant, list[Finding]]] = {
         [("missing", "Shop:a", "$Uniq:Shop:email", "a@x")],
     ),
     "missing claims of keys and of several fields": (
-        lambda c: c.delete("$Uniq:Stay:code", "$Uniq:Stay:hotel+room"),
+        lambda c: c.delete("$UniqKey:Stay:code", "$Uniq:Stay:hotel+room"),
         [
-            ("missing", "Stay:Ritz:1", "$Uniq:Stay:code", "1"),
+            ("missing", "Stay:Ritz:1", "$UniqKey:Stay:code", "1"),
             ("missing", "Stay:Ritz:1", "$Uniq:Stay:hotel+room", "Ritz:7"),
-            ("missing", "Stay:a%3Ab:2", "$Uniq:Stay:code", "2"),
+            ("missing", "Stay:a%3Ab:2", "$UniqKey:Stay:code", "2"),
         ],
     ),
     "a claim of another record": (  # which has no right to it, as is told from its side too
@@ -289,7 +289,7 @@ PLANTED: dict[str, tuple[Plant, list[Finding]]] = {
             ("orphan", "Stay:Ritz:1", "$Index:Stay:hotel:Ritz", ""),
             ("orphan", "Stay:Ritz:1", "$Index:Stay:room+hotel:7:Ritz", ""),
             ("orphan", "Stay:Ritz:1", "$Sort:Stay:price:Ritz", ""),
-            ("orphan", "Stay:Ritz:1", "$Uniq:Stay:code", "1"),
+            ("orphan", "Stay:Ritz:1", "$UniqKey:Stay:code", "1"),
             ("orphan", "Stay:Ritz:1", "$Uniq:Stay:hotel+room", "Ritz:7"),
         ],
     ),

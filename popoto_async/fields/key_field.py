@@ -57,7 +57,9 @@ class UniqueKeyField(UniqueField[TextT]):
     """
 
     is_key = True
+    prefix = "UniqKey"
     kind = STRICT_CLAIM
+    """Its claims stand apart from those of a UniqueField that had the name before."""
 
     def taken(self, shown: str) -> str:
         """What the error of a taken value says."""

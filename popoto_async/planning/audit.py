@@ -25,7 +25,10 @@ MEMBERS = 500
 MEMBER_COST = 4
 """Server time for one of them, in microseconds."""
 
-KINDS = {**dict.fromkeys(("Index", "Sort", "Tie", "Null", "Geo", "Pole", "Rel"), MEMBER), "Uniq": "c"}
+KINDS = {
+    **dict.fromkeys(("Index", "Sort", "Tie", "Null", "Geo", "Pole", "Rel"), MEMBER),
+    **dict.fromkeys(("Uniq", "UniqKey"), "c"),
+}
 LISTS = {"Val": "list", "Rev": "mirror"}
 BESIDES = {"List": "beside"}
 """What stands between `$` and the model's name in an index key → how its members are read (`members.lua`)."""

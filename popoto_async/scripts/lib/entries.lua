@@ -5,12 +5,20 @@
 local MEMBER = 'm'
 
 -- The kind of each slot, the key, or beginning of a key, that stands for it, and the keys of the lists of its tails;
--- taken apart once in a call.
+-- taken apart once in a call. A `group` are the indexes that share a list, and the mirror that one of them has: those of
+-- a field which had another index before.
 local function indexes(model)
-  local found = {}
+  local found, groups = {}, {}
   for i, line in ipairs(model.table) do
     local kind, key, list, mirror = line:match('^(.)([^\t]*)\t?([^\t]*)\t?([^\t]*)$')
-    found[i - 1] = {kind = kind, key = key, list = list ~= '' and list, mirror = mirror ~= '' and mirror}
+    local index = {kind = kind, key = key}
+    found[i - 1] = index
+    if list ~= '' then
+      index.list, index.mirror, index.group = list, mirror ~= '' and mirror, groups[list] or {}
+      groups[list] = index.group
+      index.group[#index.group + 1] = index
+      index.group.mirror = index.mirror or index.group.mirror
+    end
   end
   model.indexes = found
   return found

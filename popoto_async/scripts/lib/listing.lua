@@ -33,13 +33,35 @@ function listing.add(index, tail)
   end
 end
 
+-- Whether an index has records under a text.
+local function has_text(index, text)
+  if index.kind == 'm' then
+    return redis.call('EXISTS', index.key .. text) == 1
+  end
+  return redis.pcall('HEXISTS', index.key, text) == 1
+end
+
+-- Whether anything stands under a text in the indexes that share the list of this one, or in one other than this.
+function listing.has(index, text, but)
+  for _, other in ipairs(index.group) do
+    if other ~= but and has_text(other, text) then
+      return true
+    end
+  end
+  return false
+end
+
 -- Lists the value of a tail no longer, if the record that left it was the last in `set` (false: the only one there was).
 function listing.drop(index, tail, set)
-  if index.list and tail ~= NULL and not (set and run('EXISTS', set) == 1) then
-    remove(index.list, tail)
-    remove(index.mirror, index.mirror and mirrored(tail))
-    if index.listed then
-      index.listed[tail] = nil
+  if not index.list or tail == NULL or (set and run('EXISTS', set) == 1) or listing.has(index, tail, index) then
+    return
+  end
+  local mirror = index.group.mirror
+  remove(index.list, tail)
+  remove(mirror, mirror and mirrored(tail))
+  for _, other in ipairs(index.group) do
+    if other.listed then
+      other.listed[tail] = nil
     end
   end
 end

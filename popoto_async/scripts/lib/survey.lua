@@ -53,16 +53,11 @@ local function unlisted(index, tail)
   return found
 end
 
--- Whether an index has something under a text that one of its lists names.
+-- Whether something stands under a text that one of the lists of an index names.
 local function is_value(model, slot, kind, text)
   local index = (model.indexes or indexes(model))[slot]
   local tail = kind == 'mirror' and mirrored(text) or text
-  if tail == NULL then
-    return false
-  elseif index.kind == MEMBER then
-    return redis.call('EXISTS', index.key .. tail) == 1
-  end
-  return redis.pcall('HEXISTS', index.key, tail) ~= 0
+  return tail ~= NULL and index.list and listing.has(index, tail)
 end
 
 -- When the hash under a key ends, in ms of 1970; nil where it doesn't. And how far off that may be.
