@@ -44,6 +44,12 @@ from typing import Any
 SHOWN = 80
 """Characters of a value that an error message shows."""
 
+REMEDIES = {
+    "OOM": "the server is at its maxmemory: raise it or delete something",
+    "MISCONF": "the server can't save to its disk and takes no writes until it can: its log says why",
+}
+"""First word of a server's refusal → what to do about it."""
+
 
 def shorten(value: object) -> str:
     """The repr of a value, cut to `SHOWN` characters with its full length told."""

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from popoto_async.calls import LOOK, Call, Ticket, pack
-from popoto_async.errors import DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
+from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
 from popoto_async.plan import Outcome
 from popoto_async.scripts.loader import Script, load
@@ -385,7 +385,7 @@ class Lane:
             return Unavailable(f"the server is not ready: {error.code} {error}")
         refused = f"the server refused the call: {error.code} {error}"
         if error.code in UNTOUCHED or self.call is None or not self.call.writes:
-            return DatabaseError(refused)
+            return DatabaseError(refused, hint=REMEDIES.get(error.code))
         return OutcomeUnknown(refused, hint=LOOK)
 
     def _accept(self, reply: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from popoto_async.errors import (
+    REMEDIES,
     AlreadyExists,
     CorruptIndex,
     CorruptRecord,
@@ -135,8 +136,7 @@ def _unbuilt(told: Told) -> PopotoError:
 
 def _error(told: Told) -> PopotoError:
     message = _text(told.outcome[1])
-    hint = "the server is at its maxmemory: raise it or delete something" if message.startswith("OOM") else None
-    model = told.schema.model
+    model, hint = told.schema.model, REMEDIES.get(message.partition(" ")[0])
     return DatabaseError(f"{model}: {told.key!r}: the server answered: {message}", model=model, key=told.key, hint=hint)
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ from popoto_async import (
     transaction,
 )
 from tests.model_of_store import assert_true, rows_of, snapshot
-from tests.servers import Server
+from tests.servers import Server, until
 
 pytestmark = pytest.mark.anyio
 
@@ -582,3 +583,51 @@ async def test_a_server_at_its_maxmemory(db: Database, clean_server: Server) -> 
     clean_server.client.config_set("maxmemory", "0")
     await record.save()
     assert_true(clean_server, MODELS)
+
+
+@pytest.fixture
+def unsaved(server: Server, start_server: Callable[..., Server], tmp_path: Path) -> Iterator[Server]:
+    """A server whose snapshots fail, as the folder for them is gone, once `fail_to_save` was called."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    mortal = start_server(server.kind, save="3600 1", dir=str(folder))
+    yield mortal
+    mortal.client.config_set("save", "")  # it would not end before it has saved
+
+
+def fail_to_save(server: Server) -> None:
+    Path(server.client.config_get("dir")["dir"]).rmdir()
+    server.client.bgsave()
+    until(lambda: server.client.info("persistence")["rdb_last_bgsave_status"] == "err", message="it saved")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a client that has written", "a new client"])
+async def test_a_server_that_can_not_save_to_disk(unsaved: Server, known: bool) -> None:
+    """It refuses writes with MISCONF: none of it is done, which is what the error says; reading goes on."""
+    async with connect(unsaved.url):
+        record = await Diner.create(**diner(1))
+    async with connect(unsaved.url):
+        if known:
+            await record.save()
+        fail_to_save(unsaved)
+        record.seats, record.email, record.name = 7, "new@x", "moved"
+        new = Diner(**diner(2))
+        calls: list[Callable[[], Any]] = [
+            new.save, lambda: Diner.create(**diner(3)), record.save, record.delete, lambda: record.increment("seats"),
+            lambda: record.expire_in(5), lambda: _all([record, new]), lambda: Diner.query.update(table="x"),
+        ]  # fmt: skip
+        for call in calls:
+            with nothing_changes(unsaved, record, new):
+                with pytest.raises(DatabaseError, match="MISCONF") as raised:
+                    await call()
+                assert type(raised.value) is DatabaseError, "neither unknown nor passing"
+                assert "disk" in str(raised.value.hint)
+        with nothing_changes(unsaved):
+            assert await Diner.query.filter(seats__gt=5).count() == 1
+            found = await Diner.load(name="d1", branch=1)
+            assert found is not None
+            assert found.email == diner(1)["email"]
+        unsaved.client.config_set("stop-writes-on-bgsave-error", "no")
+        for call in (new.save, record.save):
+            await call()
+        assert_true(unsaved, MODELS)
