@@ -54,6 +54,15 @@ class Independent:
         """Nothing to give back."""
 
 
+ON_INSTANCES = frozenset({"save", "delete", "increment", "push"})
+"""Verbs that are called on a record, and not on its class."""
+
+
+def _written(model: str, verb: str) -> str:
+    """What a verb is called on, as people would write it."""
+    return model.lower() if verb.rpartition(".")[2] in ON_INSTANCES else model
+
+
 class Flight(asyncio.Future[T]):
     """A request under way; `prepare` makes it when it is admitted, given the server's clock in seconds of 1970."""
 
@@ -95,7 +104,7 @@ class Flight(asyncio.Future[T]):
 
     @property
     def _name(self) -> str:
-        return f"{self._whose}.{self._verb}"
+        return f"{_written(self._whose, self._verb)}.{self._verb}"
 
     # On the way --------------------------------------------------------------------------------------------------
 
@@ -275,7 +284,7 @@ def fly(
     try:
         return Flight(whose, verb, database, prepare, cost, timeout)
     except RuntimeError:
-        return Pending(_later(whose, verb, database, prepare, cost, timeout), whose, verb)
+        return Pending(_later(whose, verb, database, prepare, cost, timeout), _written(whose, verb), verb)
 
 
 async def _later(

@@ -16,7 +16,8 @@ class Pending(Generic[T]):
     """A call that has not been awaited. Used as if it were its result, it raises NotAwaited with the line to write.
 
     It counts as a `collections.abc.Coroutine`, whose methods are the coroutine's own. `whose` is what the verb was
-    called on, or what to call that; a class whose instances are not written by its name says how in `_written`.
+    called on, or what to call that: a class by its name, an instance by that in small letters, or as it says itself in
+    `_written`.
     """
 
     __slots__ = ("_coroutine", "_verb", "_whose", "close", "send", "throw")
@@ -35,8 +36,8 @@ class Pending(Generic[T]):
     def _call(self) -> str:
         whose = self._whose
         if not isinstance(whose, str):
-            owner = whose if isinstance(whose, type) else type(whose)
-            whose = getattr(whose, "_written", owner.__name__)
+            owner = type(whose).__name__.lower()
+            whose = whose.__name__ if isinstance(whose, type) else getattr(whose, "_written", owner)
         return f"{whose}.{self._verb}(…)"
 
     def _refuse(self) -> NoReturn:

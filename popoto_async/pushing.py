@@ -57,7 +57,7 @@ def push(
     """Put a value before the items of a capped list; its length on the server."""
     return fly(
         schema.model,
-        "push",
+        f"{name}.push",
         database_of(schema),
         lambda now: Push(schema, state, name, items, value),
         ADMISSION,

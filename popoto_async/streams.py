@@ -26,6 +26,10 @@ class EventStream:
         self._schema = schema
 
     @property
+    def _written(self) -> str:
+        return f"{self._schema.model}.events"
+
+    @property
     def key(self) -> str:
         """Where the stream stands."""
         return database_of(self._schema).binding(self._schema).keys.stream

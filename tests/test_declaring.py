@@ -103,6 +103,23 @@ def test_a_unique_field_is_unique(kind: type[Field[Any]]) -> None:
         kind(unique=False)
 
 
+ALWAYS_INDEXED = (KeyField, UniqueKeyField, UniqueField, IndexedField, SortedField, SortedKeyField, GeoField)
+
+
+@pytest.mark.parametrize("kind", ALWAYS_INDEXED)
+def test_an_index_that_is_always_there_can_not_be_declined(kind: type[Field[Any]]) -> None:
+    """To ask for it is no mistake."""
+    assert type(kind(indexed=True)) is kind
+    with pytest.raises(DefinitionError, match="indexed=False") as caught:
+        kind(indexed=False)
+    assert "Field(type=tuple)" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", [Field, DatetimeField, IntField])
+def test_an_index_that_is_declined(kind: type[Field[Any]]) -> None:
+    assert not model_of(value=kind(indexed=False))._meta.fields["value"].indexes()
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [

@@ -34,6 +34,7 @@ from popoto_async import (
     IndexNotBuilt,
     InvalidLookup,
     KeyField,
+    ListField,
     MissingPartition,
     Model,
     ModelException,
@@ -105,6 +106,17 @@ class Booking(Model):
 
 class Told(EventStreamMixin, Model):
     name = KeyField()
+
+
+class Log(Model):
+    name: str = KeyField()
+    lines = ListField(max_length=3)
+
+    async def before_save(self) -> None:
+        """A save with a hook goes another way."""
+
+    async def before_delete(self) -> None:
+        """So does a deletion."""
 
 
 class Abstract(Model):
@@ -480,11 +492,21 @@ async def test_a_forgotten_await_says_which_line_to_write(db: Database) -> None:
         if not User.exists(name="n"):
             pytest.fail("silently true")
     assert "await User.exists(…)" in told(caught.value)
+    user, log = User(name="n", email="e"), Log(name="l", lines=[])
     for pending, line in (
         (User.query.filter(name="n").count(), "await User.query.count(…)"),
-        (db.execute("PING"), "await Database.execute(…)"),
+        (db.execute("PING"), "await database.execute(…)"),
         (maintenance.repair(User), "await maintenance.repair(…)"),
-        (EventStream(Told).read(), "await EventStream.read(…)"),
+        (EventStream(Told).read(), "await Told.events.read(…)"),
+        (User.create(name="n", email="e"), "await User.create(…)"),
+        (User.get_or_create(name="n"), "await User.get_or_create(…)"),
+        (User.load(name="n"), "await User.load(…)"),
+        *((getattr(user, verb)(), f"await user.{verb}(…)") for verb in ("save", "delete", "refresh", "persist")),
+        (user.increment("age", 1), "await user.increment(…)"),
+        (user.expire_in(5), "await user.expire_in(…)"),
+        (log.lines.push("x"), "await log.lines.push(…)"),
+        (log.save(), "await log.save(…)"),  # with hooks
+        (log.delete(), "await log.delete(…)"),
     ):
         with pytest.raises(NotAwaited) as caught:
             bool(pending)

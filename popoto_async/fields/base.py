@@ -100,6 +100,12 @@ class Field(Attr[TextT], Declared):
         if unique != self.always_unique:
             kind = "UniqueField or UniqueKeyField" if unique else "IndexedField or KeyField"
             raise self.refused(f"unique={unique} is not possible on this kind of field", f"use {kind}")
+        always = self.__class__.indexes is not Field.indexes and not options.get("unique")
+        if always and options.get("indexed") is False:
+            raise self.refused(
+                "indexed=False is not possible on this kind of field, which always has an index",
+                "leave it out; Field(type=…) keeps values without an index, of positions Field(type=tuple)",
+            )
         choices = options.get("choices")
         self.type: Any = type
         self.null = options.get("null", self.default_null)
