@@ -1,4 +1,4 @@
-"""Sorted fields partitioned by relations: whatever happens to the target, the entry stands where the reference leads."""
+"""Sorted fields partitioned by relations: whatever happens to the target, entries stand where references lead."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def shows(count: int, **values: Any) -> None:
 async def test_partitions_follow_their_targets(
     db: Database, clean_server: Server, count: int, trips: int | None
 ) -> None:
-    """Renamed, then deleted: with SET_NULL to the partition of null, with CASCADE gone. Nothing of the old one is left."""
+    """Renamed, then deleted: with SET_NULL to the partition of null, with CASCADE gone. Nothing old is left."""
     hall, other = await Hall.create(name="a:1"), await Hall.create(name="b")
     await shows(count, hall=hall)
     stale: Any = await Show.load(number=7)
