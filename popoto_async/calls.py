@@ -114,7 +114,9 @@ def pack(tickets: list[Ticket]) -> Call:
         if m is None:
             wires.append(msgspec.Raw(layout.wire))
             m = models[layout.identity] = len(wires)
-        body = {**operation.body, "op": operation.name, "m": m, "at": len(values) + 2}
+        body = {**operation.body, "op": operation.name, "at": len(values) + 2}
+        if m > 1:
+            body["m"] = m
         values.extend(operation.values)
         if operation.guard:
             body["guard"] = number_of(operation.guard)

@@ -14,7 +14,7 @@ from popoto_async.fields.base import Field
 from popoto_async.fields.composite import CompositeIndex
 from popoto_async.fields.relationship import Relationship
 from popoto_async.keys import ModelKeys, model_keys
-from popoto_async.plan import BESIDE, Index, Layout
+from popoto_async.plan import BESIDE, MEMBER, Index, Layout
 
 LISTED = "\t"
 """Stands in a line of the slot table before each key that lists the index's values; no key contains it."""
@@ -193,9 +193,8 @@ class Binding:
             "man": self.keys.manifests,
             "exp": self.keys.deadlines,
             "slots": self.keys.slots,
-            "table": lines,
-            "built": _built(sorted({*kept, *added}), lines),
-            "was": stored,
+            "text": "\n".join(lines) + _built(sorted({*kept, *added}), lines),
+            **_apart(lines),
             "versioned": schema.options.versioned,
             "fields": schema.columns,
         }
@@ -207,8 +206,10 @@ class Binding:
         events = schema.options.events
         if events is not None:
             wire["events"] = {"key": self.keys.stream, "limit": events.limit, "values": events.values}
+        if wire["text"] != stored:
+            wire["was"] = stored
         if added:
-            wire["late"] = _built(kept, lines)
+            wire["late"] = "\n".join(lines) + _built(kept, lines)
         identity = (self.keys.klass, events, *lines, stored, *kept, *added)
         self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), identity)
 
@@ -260,6 +261,19 @@ class Binding:
     def record_key(self, values: Mapping[str, Any]) -> str:
         """The key of the record with these values."""
         return self.keys.record(self.schema.key_parts(values))
+
+
+def _apart(lines: list[str]) -> dict[str, Any]:
+    """A slot table taken apart, as the scripts use it: by slot a key or its beginning, and what is not as most are.
+
+    `places` are the keys; `kinds` those of slots that hold no members; `listed` the keys of the lists of an index.
+    """
+    split = [line.split(LISTED) for line in lines]
+    return {
+        "places": [key[1:] for key, *_ in split],
+        "kinds": {slot: key[0] for slot, (key, *_) in enumerate(split) if key[0] != MEMBER},
+        "listed": {slot: lists for slot, (_, *lists) in enumerate(split) if lists},
+    }
 
 
 def _built(said: list[str], lines: list[str]) -> str:

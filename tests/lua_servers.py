@@ -251,7 +251,7 @@ class Records:
     select: Script = field(default_factory=lambda: script(SELECT))
 
     def call(self, op: dict[str, Any], values: list[bytes] | tuple[bytes, ...] = ()) -> Any:
-        model = {"class": CLASS, "man": "$Man:R", "exp": "$Exp:R", "slots": "$Slots:R", "table": [], "fields": []}
+        model = {"class": CLASS, "man": "$Man:R", "exp": "$Exp:R", "slots": "$Slots:R", "text": "", "fields": []}
         header = {"models": [model], "ops": [{"op": "select", "m": 1, "at": 2, **op}]}
         return run(self.client, self.select, msgspec.msgpack.encode(header), *values)
 

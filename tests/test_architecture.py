@@ -299,10 +299,16 @@ def header(name: str) -> dict[str, str]:
     found = {}
     for line in SCRIPTS[name].splitlines():
         match = re.fullmatch(r"-- (\w+): (.+)", line)
-        if match is None or match[1] in ("include", "operations"):
+        if match is None or match[1] in ("include", "operations", "later"):
             break
         found[match[1]] = match[2]
     return found
+
+
+def put_off(name: str) -> set[str]:
+    """What the table `later` of a file has."""
+    lists = re.findall(r"(?m)^-- later: (.+)$", SCRIPTS[name])
+    return set().union(*(defined(file) for file in re.findall(r"[\w/]+\.lua", " ".join(lists))))
 
 
 def defined(name: str) -> set[str]:
@@ -321,7 +327,14 @@ def test_lua_headers_tell_what_is_defined(name: str) -> None:
     assert defined(name) - scopes.open[0][1] == set()
     elsewhere = set().union(*(defined(other) for other in SCRIPTS if other != name))
     foreign = {use.name for use in globals_used(SCRIPTS[name])} - elsewhere - PROVIDED
-    assert foreign == set(), "neither declared here nor in a `defines` of lib/"
+    assert foreign - ({"later"} if put_off(name) else set()) == set(), "neither declared here nor in a `defines` of lib/"
+
+
+@every_script
+def test_what_lua_puts_off_is_there(name: str) -> None:
+    lists = put_off(name)
+    if lists:
+        assert set(re.findall(r"\blater\.(\w+)", SCRIPTS[name])) <= lists
 
 
 @every_script

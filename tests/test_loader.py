@@ -120,6 +120,22 @@ def test_operations_that_are_joined_share_what_they_include(files):
     ]  # fmt: skip
 
 
+def test_what_is_put_off_is_defined_when_something_of_it_is_asked_for(files):
+    files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
+    files["lib/b.lua"] = "-- purpose: p\n-- defines: b, c\n-- include: lib/a.lua\nlocal b, c = 2, a\n"
+    files["lib/d.lua"] = "-- purpose: p\n-- defines: d\n-- include: lib/a.lua\nlocal d = a\n"
+    text = HEADER + "-- later: lib/b.lua\n-- later: lib/d.lua\nreturn later.c\n"
+    assert assemble("x.lua", text).text.splitlines() == [
+        "local later = {}",
+        "setmetatable(later, {__index = function(_, name)",
+        "if name == 'b' or name == 'c' then", "local a = 1", "local b, c = 2, a", "later.b, later.c = b, c", "end",
+        "if name == 'd' then", "local a = 1", "local d = a", "later.d = d", "end",
+        "return rawget(later, name)",
+        "end})",
+        "return later.c",
+    ]  # fmt: skip
+
+
 def test_a_circle_is_named(files):
     for name, other in [("a", "b"), ("b", "c"), ("c", "a")]:
         files[f"lib/{name}.lua"] = f"-- purpose: p\n-- defines: {name}\n-- include: lib/{other}.lua\n"

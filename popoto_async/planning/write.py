@@ -80,7 +80,6 @@ def plan_insert(
     arguments = _interleave(binding.schema.raw_names, encoded)
     body = {
         "key": key,
-        "mode": "insert",
         "sets": len(arguments),
         **timing,
         **lists.body,
@@ -153,7 +152,6 @@ def plan_update(
     drops = [*(name.encode() for name, raw in changed.items() if raw is None), *lists.drops]
     body = {
         "key": key,
-        "mode": "update",
         "sets": len(arguments),
         "touched": sorted(binding.slots[name] for name in touched),
         **timing,

@@ -4,7 +4,8 @@ Every file opens with a header of `-- name: text` lines. A line `-- include: lib
 stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
 line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
 that file includes and the text around it does not, when it is first asked for: a call pays for what it carries.
-Operations joined by `+` share what they include, so that a script doesn't hold it twice.
+Operations joined by `+` share what they include, so that a script doesn't hold it twice. A line `-- later: lib/a.lua` makes
+a table `later` that has what `lib/a.lua` defines, when something of it is first asked for.
 """
 
 from __future__ import annotations
@@ -23,13 +24,9 @@ FRAGMENT_HEADER = ("purpose", "defines")
 """What the header of a file must tell: of a script or an operation, and of a fragment in `lib/`."""
 
 _FOLDER = Path(__file__).parent
-_INCLUDE = re.compile(r"\s*-- (include|operations): (\S.*?)\s*")
-_OPERATIONS = (
-    "setmetatable(operations, {__index = function(_, name)",
-    "if {} then",
-    "return rawget(operations, name)",
-    "end})",
-)
+_INCLUDE = re.compile(r"\s*-- (include|operations|later): (\S.*?)\s*")
+_LISTS = ("operations", "later")
+"""Kinds of lines whose list goes on in the next line."""
 _HEADER = re.compile(r"-- (\w+): (\S.*)")
 _COMMENT = re.compile(r"\s*(--(?!\[\[).*)?")
 
@@ -66,7 +63,7 @@ def _header(name: str, text: str) -> Mapping[str, str]:
     header = {}
     for line in text.splitlines():
         found = _HEADER.fullmatch(line)
-        if found is None or found[1] in ("include", "operations"):
+        if found is None or found[1] in ("include", *_LISTS):
             break
         header[found[1]] = found[2].strip()
     required = FRAGMENT_HEADER if name.startswith("lib/") else SCRIPT_HEADER
@@ -81,8 +78,8 @@ def _parts(text: str) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
     for line in text.splitlines():
         special = _INCLUDE.fullmatch(line)
-        if special and found and special[1] == found[-1][0] == "operations":  # a list that goes on in the next line
-            found[-1] = ("operations", f"{found[-1][1]} {special[2]}")
+        if special and found and special[1] == found[-1][0] and special[1] in _LISTS:
+            found[-1] = (special[1], f"{found[-1][1]} {special[2]}")
         elif special:
             found.append((special[1], special[2]))
         elif not _COMMENT.fullmatch(line):
@@ -101,23 +98,53 @@ def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]
     lines: list[str] = []
     for how, what in _parts(text):
         if how:
-            lines += _included(how, what, chain=(*chain, name), included=included)
+            lines += _INCLUDERS[how](what, (*chain, name), included)
         else:
             lines.append(what)
     return lines
 
 
-def _included(how: str, names: str, *, chain: tuple[str, ...], included: set[str]) -> list[str]:
-    """The lines that stand for an include, or for operations, each of which sees what is included around them."""
-    if how == "include":
-        return _flatten(names, _read(names), chain=chain, included=included)
-    head, branch, *end = _OPERATIONS
-    lines = [head]
-    for group in names.split():
-        members, within = group.split("+"), set(included)
-        lines.append(branch.format(" or ".join(f"name == '{member}'" for member in members)))
-        for member in members:
-            file = f"{member}.lua"
-            lines += _flatten(file, _read(file), chain=chain, included=within)
-        lines.append("end")
-    return [*lines, *end]
+def _include(name: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for an include."""
+    return _flatten(name, _read(name), chain=chain, included=included)
+
+
+def _operations(groups: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for operations, each of which sees what is included around them."""
+    lines = []
+    for group in groups.split():
+        names, within = group.split("+"), set(included)
+        body = [line for name in names for line in _include(f"{name}.lua", chain, within)]
+        lines += _asked_for(names, body)
+    return _on_demand("operations", lines)
+
+
+def _later(groups: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for fragments whose definitions are put off."""
+    lines = []
+    for group in groups.split():
+        files, within = group.split("+"), set(included)
+        names = [name for file in files for name in _header(file, _read(file))["defines"].split(", ")]
+        body = [line for file in files for line in _include(file, chain, within)]
+        body.append(f"{', '.join(f'later.{name}' for name in names)} = {', '.join(names)}")
+        lines += _asked_for(names, body)
+    return ["local later = {}", *_on_demand("later", lines)]
+
+
+def _asked_for(names: list[str], body: list[str]) -> list[str]:
+    """Lines that run where one of these names is asked for."""
+    condition = " or ".join(f"name == '{name}'" for name in names)
+    return [f"if {condition} then", *body, "end"]
+
+
+def _on_demand(table: str, lines: list[str]) -> list[str]:
+    """Lines that run when something is asked for that the table lacks."""
+    return [
+        f"setmetatable({table}, {{__index = function(_, name)",
+        *lines,
+        f"return rawget({table}, name)",
+        "end})",
+    ]
+
+
+_INCLUDERS = {"include": _include, "operations": _operations, "later": _later}

@@ -2,6 +2,7 @@
 -- keys: those of the change, and the index keys named by the condition
 -- args: op.key; op.guard, number of the condition in call.guards; op.ops, the change, with an m of its own
 -- reply: as the change | unmatched
+-- include: lib/main.lua
 -- include: lib/query.lua
 
 -- Whether a condition keeps what it has looked up, which earlier operations of the call may have changed since.
@@ -34,5 +35,5 @@ operations.matching = function(call, op, model)
   if #tree.filter(query.where, {op.key}, query.view_anew()) == 0 then
     return {'unmatched'}
   end
-  return operations[step.op](call, step, call.models[step.m])
+  return operations[step.op](call, step, model_of(call, step))
 end

@@ -8,19 +8,20 @@ local operations = {}
 -- include: lib/due.lua
 -- operations: load fetch select audit+members+tell+weigh+behind
 
-local call = cmsgpack.unpack(ARGV[1])
-local time = redis.call('TIME')
-call.micros = time[1] * 1000000 + time[2]
-call.now = math.floor(call.micros / 1000)
+local call = begun()
 
 -- Where expired records wait, this script can't sweep them: the writing one has to answer.
-local outcomes = {}
-for i, op in ipairs(call.ops) do
-  local model = call.models[op.m]
+local function refusal(model)
   if model.refusal == nil then
     local done, due = pcall(has_due, model, call.now)
     model.refusal = not done and failure(due) or (due and {'due'})
   end
-  outcomes[i] = model.refusal or run_operation(call, op, model)
+  return model.refusal
 end
-return {string.format('%.0f', call.micros), outcomes}
+
+local outcomes = {}
+for i, op in ipairs(call.ops) do
+  local model = model_of(call, op)
+  outcomes[i] = refusal(model) or run_operation(call, op, model)
+end
+return {call.time, outcomes}

@@ -38,7 +38,7 @@ end
 
 operations.save_referred = function(call, op, model)
   local from = op.from or op.key
-  if (op.from or op.mode == 'insert') and run('HEXISTS', op.alias, op.key) == 1 then
+  if (op.from or not op.touched) and run('HEXISTS', op.alias, op.key) == 1 then
     -- References to this very key mean another record: first they have to say so.
     local outcome = op.together and {'busy', op.key} or rewrite_alias(call, op.alias, op.key, MOST_REFERRERS)
     return outcome or {'moved', op.from and redis.call('HMGET', from, unpack(model.fields)) or {}}

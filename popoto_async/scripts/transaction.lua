@@ -20,7 +20,7 @@ operations.transaction = function(call, op)
     local outcomes = {}
     for i, one in ipairs(op.ops) do
       step = i
-      local model = call.models[one.m]
+      local model = model_of(call, one)
       one.together = true
       remember(one.from or one.key, model)
       if one.from then

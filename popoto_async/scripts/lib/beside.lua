@@ -1,5 +1,5 @@
 -- purpose: keys of their own that stand beside a record: they live, move, expire and go with it
--- defines: BESIDE, beside_key, require_besides, each_beside, rename_besides, hold_besides, replace_list
+-- defines: BESIDE, beside_key, require_besides, each_beside, rename_besides, hold_besides, replace_list, store_besides
 -- include: lib/writes.lua
 
 -- The kinds of slots that stand for such keys, and the type of each. A record has at most one key for each of these
@@ -8,14 +8,14 @@ local BESIDE = {l = 'list'}
 
 -- The parts of a record's key begin where its model's name and the colon end: 6 bytes less than `$Class:` and the name.
 local function beside_key(model, slot, record)
-  return model.table[slot + 1]:sub(2) .. record:sub(#model.class - 5)
+  return model.places[slot + 1] .. record:sub(#model.class - 5)
 end
 
 -- What stands under such a key: the type it has to be, or another; nothing of it where there is none.
 local function found_type(model, slot, record)
   local key = beside_key(model, slot, record)
   local found = redis.call('TYPE', key).ok
-  return key, found ~= 'none' and found, BESIDE[model.table[slot + 1]:sub(1, 1)]
+  return key, found ~= 'none' and found, BESIDE[model.kinds[slot]]
 end
 
 -- Fails, and blames the key, where something foreign stands in one of a record's keys.
@@ -68,5 +68,18 @@ local function hold_besides(model, record, deadline)
     local key = beside_key(model, slot, record)
     local copy = redis.call('DUMP', key)
     undo[#undo + 1] = copy and {'RESTORE', key, deadline or '0', copy, 'REPLACE', 'ABSTTL'} or {'DEL', key}
+  end
+end
+
+-- What a save does to the keys beside its record. Nothing of it can fail: what stands there was checked.
+local function store_besides(op, model, key, from)
+  if from ~= key then
+    rename_besides(model, from, key)
+  elseif not op.touched then
+    each_beside(model, key, 'DEL')
+  end
+  local at = op.at + op.sets + (op.drops or 0) + 1 + #(op.expect or {})
+  for _, list in ipairs(op.lists or {}) do
+    at = replace_list(beside_key(model, list[1], key), at, list[2])
   end
 end

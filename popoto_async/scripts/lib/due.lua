@@ -3,5 +3,6 @@
 -- include: lib/writes.lua
 
 local function has_due(model, now)
-  return #run('ZRANGEBYSCORE', model.exp, '-inf', now, 'LIMIT', 0, 1) > 0
+  local first = run('ZRANGE', model.exp, '0', '0', 'WITHSCORES')
+  return first[2] ~= nil and tonumber(first[2]) <= now
 end

@@ -1,86 +1,35 @@
--- purpose: moving a record from the entries it occupies to those it is to occupy
--- defines: MEMBER, indexes, place, by_place, merge_entries, claim_conflict, move_entries, add_entry, drop_entry
+-- purpose: the entries that a record occupies
+-- defines: MEMBER, place, claim_conflict, add_entry, add_entries
 -- include: lib/listing.lua
 
 local MEMBER = 'm'
 
--- The kind of each slot, the key, or beginning of a key, that stands for it, and the keys of the lists of its tails;
--- taken apart once in a call. A `group` are the indexes that share a list, and the mirror that one of them has: those of
--- a field which had another index before.
-local function indexes(model)
-  local found, groups = {}, {}
-  for i, line in ipairs(model.table) do
-    local kind, key, list, mirror = line:match('^(.)([^\t]*)\t?([^\t]*)\t?([^\t]*)$')
-    local index = {kind = kind, key = key}
-    found[i - 1] = index
-    if list ~= '' then
-      index.list, index.mirror, index.group = list, mirror ~= '' and mirror, groups[list] or {}
-      groups[list] = index.group
-      index.group[#index.group + 1] = index
-      index.group.mirror = index.mirror or index.group.mirror
-    end
-  end
-  model.indexes = found
-  return found
-end
-
--- Entries are flat: {slot, tail, score, slot, tail, score, …}. Kind and key of the entry at position i.
+-- Entries are flat: {slot, tail, score, slot, tail, score, …}. Kind and key of the entry at position i: of each slot
+-- the model says the key, or beginning of a key, that stands for it, and the kind, unless it holds members.
 local function place(model, entries, i)
-  local index = (model.indexes or indexes(model))[entries[i]]
-  if index.kind == MEMBER then
-    return MEMBER, index.key .. entries[i + 1]
+  local slot = entries[i]
+  local kind, key = model.kinds[slot], model.places[slot + 1]
+  if kind then
+    return kind, key
   end
-  return index.kind, index.key
-end
-
--- Entry positions by the place they name; a place holds a record once.
-local function by_place(entries)
-  local places = {}
-  for i = 1, #entries, 3 do
-    places[entries[i] .. ' ' .. entries[i + 1]] = i
-  end
-  return places
-end
-
--- The stored entries with those of the touched slots replaced by new ones, in the order that the client packs.
-local function merge_entries(stored, fresh, touched)
-  local replaced, triples, merged = {}, {}, {}
-  for _, slot in ipairs(touched) do
-    replaced[slot] = true
-  end
-  local function collect(entries, skip)
-    for i = 1, #entries, 3 do
-      if not (skip and replaced[entries[i]]) then
-        triples[#triples + 1] = {entries[i], entries[i + 1], entries[i + 2]}
-      end
-    end
-  end
-  collect(stored, true)
-  collect(fresh, false)
-  table.sort(triples, function(a, b)
-    if a[1] ~= b[1] then
-      return a[1] < b[1]
-    end
-    return a[2] < b[2]
-  end)
-  for _, triple in ipairs(triples) do
-    for _, value in ipairs(triple) do
-      merged[#merged + 1] = value
-    end
-  end
-  return merged
+  return MEMBER, key .. entries[i + 1]
 end
 
 -- The first claim that a living record other than this one holds: its slot, tail and owner. A strict claim (`k`) is lost
 -- to another record under the same key too, whether this one is new or comes from elsewhere.
 local function claim_conflict(model, entries, key, from, inserting)
+  local kinds = model.kinds
+  if next(kinds) == nil then
+    return nil
+  end
   for i = 1, #entries, 3 do
-    local index = (model.indexes or indexes(model))[entries[i]]
-    if index.kind ~= MEMBER then
-      local owner = run('HGET', index.key, entries[i + 1])
-      local own = owner == from or (owner == key and index.kind ~= 'k')
-      if owner and (not own or (index.kind == 'k' and inserting)) and redis.call('EXISTS', owner) == 1 then
-        return entries[i], entries[i + 1], owner
+    local slot, tail = entries[i], entries[i + 1]
+    local kind = kinds[slot]
+    if kind then
+      local owner = run('HGET', model.places[slot + 1], tail)
+      local own = owner == from or (owner == key and kind ~= 'k')
+      if owner and (not own or (kind == 'k' and inserting)) and redis.call('EXISTS', owner) == 1 then
+        return slot, tail, owner
       end
     end
   end
@@ -96,40 +45,29 @@ local function add_entry(model, entries, i, member, previous)
     local inverse = owner and {'HSET', key, entries[i + 1], owner} or {'HDEL', key, entries[i + 1]}
     write(inverse, 'HSET', key, entries[i + 1], member)
   end
-  listing.add(model.indexes[entries[i]], entries[i + 1])
+  listing.add(model.listed[entries[i]], entries[i + 1])
 end
 
-local function drop_entry(model, entries, i, member)
-  local kind, key = place(model, entries, i)
-  if kind == MEMBER then
-    write({'ZADD', key, entries[i + 2], member}, 'ZREM', key, member)
-  elseif run('HGET', key, entries[i + 1]) == member then
-    write({'HSET', key, entries[i + 1], member}, 'HDEL', key, entries[i + 1])
-  else
-    return
-  end
-  listing.drop(model.indexes[entries[i]], entries[i + 1], kind == MEMBER and key)
-end
-
--- Additions come first: they are what can fail.
-local function move_entries(model, before, old_member, after, new_member)
-  if #before == 0 then
-    for i = 1, #after, 3 do
-      add_entry(model, after, i, new_member)
-    end
-    return
-  end
-  local same = old_member == new_member
-  local had, has = by_place(before), by_place(after)
-  for id, i in pairs(has) do
-    local j = same and had[id]
-    if not j or before[j + 2] ~= after[i + 2] then
-      add_entry(model, after, i, new_member, j and before[j + 2])
+-- Adds the entries of a record that had none. What takes them back is worked out only if it has to be.
+local function add_entries(model, entries, member)
+  local kinds, places, listed, added = model.kinds, model.places, model.listed, 0
+  undo[#undo + 1] = function()
+    for i = 1, added, 3 do
+      if not kinds[entries[i]] then
+        redis.pcall('ZREM', places[entries[i] + 1] .. entries[i + 1], member)
+      end
     end
   end
-  for id, j in pairs(had) do
-    if not same or not has[id] then
-      drop_entry(model, before, j, old_member)
+  for i = 1, #entries, 3 do
+    local slot, tail = entries[i], entries[i + 1]
+    if kinds[slot] then
+      add_entry(model, entries, i, member)
+    else
+      run('ZADD', places[slot + 1] .. tail, entries[i + 2], member)
+      added = i
+      if listed[slot] then
+        listing.add(listed[slot], tail)
+      end
     end
   end
 end

@@ -2,7 +2,7 @@
 -- defines: SWEEP, set_deadline, end_record, keep_record, forget_deadline, remove_record, sweep, sweep_due
 -- include: lib/beside.lua
 -- include: lib/manifest.lua
--- include: lib/entries.lua
+-- include: lib/moves.lua
 
 -- Records swept by one call at most: about 25 µs each.
 local SWEEP = 150
@@ -57,7 +57,7 @@ local function sweep(model, key)
   local entries = cmsgpack.unpack(old.text or old.companion or EMPTY)
   for i = 1, #entries, 3 do
     if not pcall(drop_entry, model, entries, i, key) then
-      pcall(listing.drop, model.indexes[entries[i]], entries[i + 1], false)
+      pcall(listing.drop, model, entries[i], entries[i + 1], false)
     end
   end
   redis.pcall('ZREM', model.class, key)

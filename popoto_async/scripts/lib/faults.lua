@@ -1,6 +1,7 @@
 -- purpose: what is wrong with one record, beside the entries that its values imply
 -- defines: faults_of, told
 -- include: lib/survey.lua
+-- include: lib/moves.lua
 -- include: lib/expiry.lua
 
 -- A list of what is wrong: each fault is told as (kind, slot, tail, other) and has what takes it away.
@@ -57,9 +58,9 @@ local function check_member(model, after, i, key, faults)
 end
 
 local function check_lists(model, after, i, faults)
-  local slot, tail = after[i], after[i + 1]
-  for _, list in ipairs(unlisted(model.indexes[slot], tail)) do
-    fault(faults, 'unlisted', slot, tail, list, function() listing.add(model.indexes[slot], tail) end)
+  local lists, slot, tail = model.listed[after[i]], after[i], after[i + 1]
+  for _, list in ipairs(unlisted(lists, tail)) do
+    fault(faults, 'unlisted', slot, tail, list, function() listing.add(lists, tail) end)
   end
 end
 

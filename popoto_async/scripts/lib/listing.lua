@@ -18,33 +18,37 @@ local function remove(key, text)
   end
 end
 
--- Lists the value of a tail that a record came to. Many records of a call have the same few values: those that it has
--- listed are remembered on the index until something is taken back.
-function listing.add(index, tail)
-  if not index.list or tail == NULL then
+-- Lists the value of a tail that a record came to, in the `lists` of its index: {list, list of mirrored values}, nil where
+-- there are none. Many records of a call have the same few values: those that it has listed are remembered until
+-- something is taken back.
+function listing.add(lists, tail)
+  if not lists or tail == NULL then
     return
-  elseif index.rollbacks ~= rollbacks then
-    index.rollbacks, index.listed = rollbacks, {}
+  elseif lists.rollbacks ~= rollbacks then
+    lists.rollbacks, lists.known = rollbacks, {}
   end
-  if not index.listed[tail] then
-    put(index.list, tail)
-    put(index.mirror, index.mirror and mirrored(tail))
-    index.listed[tail] = true
+  if not lists.known[tail] then
+    put(lists[1], tail)
+    put(lists[2], lists[2] and mirrored(tail))
+    lists.known[tail] = true
   end
 end
 
 -- Whether an index has records under a text.
-local function has_text(index, text)
-  if index.kind == 'm' then
-    return redis.call('EXISTS', index.key .. text) == 1
+local function has_text(model, slot, text)
+  local key = model.places[slot + 1]
+  if not model.kinds[slot] then
+    return redis.call('EXISTS', key .. text) == 1
   end
-  return redis.pcall('HEXISTS', index.key, text) == 1
+  return redis.pcall('HEXISTS', key, text) == 1
 end
 
--- Whether anything stands under a text in the indexes that share the list of this one, or in one other than this.
-function listing.has(index, text, but)
-  for _, other in ipairs(index.group) do
-    if other ~= but and has_text(other, text) then
+-- Whether anything stands under a text in the indexes that share the list of this one, or in one other than `but`: a field
+-- may have had another index before.
+function listing.has(model, slot, text, but)
+  local list = model.listed[slot][1]
+  for other, lists in pairs(model.listed) do
+    if other ~= but and lists[1] == list and has_text(model, other, text) then
       return true
     end
   end
@@ -52,16 +56,18 @@ function listing.has(index, text, but)
 end
 
 -- Lists the value of a tail no longer, if the record that left it was the last in `set` (false: the only one there was).
-function listing.drop(index, tail, set)
-  if not index.list or tail == NULL or (set and run('EXISTS', set) == 1) or listing.has(index, tail, index) then
+function listing.drop(model, slot, tail, set)
+  local own = model.listed[slot]
+  if not own or tail == NULL or (set and run('EXISTS', set) == 1) or listing.has(model, slot, tail, slot) then
     return
   end
-  local mirror = index.group.mirror
-  remove(index.list, tail)
-  remove(mirror, mirror and mirrored(tail))
-  for _, other in ipairs(index.group) do
-    if other.listed then
-      other.listed[tail] = nil
+  remove(own[1], tail)
+  for _, lists in pairs(model.listed) do
+    if lists[1] == own[1] then
+      remove(lists[2], lists[2] and mirrored(tail))
+      if lists.known then
+        lists.known[tail] = nil
+      end
     end
   end
 end

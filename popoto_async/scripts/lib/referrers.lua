@@ -13,13 +13,21 @@ local MOST_REFERRERS = 200
 -- The slots are those on the server: what a client has planned says nothing about the models of other operations.
 local function slot_of(m, line)
   if not m.slot then
-    m.table, m.slot, m.indexes, m.beside = {}, {}, nil, {}
-    for known in (run('GET', m.slots) or ''):gmatch('[^\n]+') do
-      m.slot[known:match('^[^\t]*')] = #m.table
-      if BESIDE[known:sub(1, 1)] then
-        m.beside[#m.beside + 1] = #m.table
+    m.places, m.kinds, m.listed, m.slot, m.beside = {}, {}, {}, {}, {}
+    local slots = (run('GET', m.slots) or ''):gsub('\n\n.*', '')
+    for known in slots:gmatch('[^\n]+') do
+      local slot, kind, key, lists = #m.places, known:match('^(.)([^\t]*)(.*)$')
+      m.places[slot + 1], m.slot[kind .. key] = key, slot
+      if kind ~= MEMBER then
+        m.kinds[slot] = kind
       end
-      m.table[#m.table + 1] = known
+      if BESIDE[kind] then
+        m.beside[#m.beside + 1] = slot
+      end
+      for list in lists:gmatch('[^\t]+') do
+        m.listed[slot] = m.listed[slot] or {}
+        table.insert(m.listed[slot], list)
+      end
     end
   end
   return m.slot[line]

@@ -43,7 +43,7 @@ end
 
 -- A save: its values stand in ARGV, but for the sum of an increment.
 function stream.saved(call, model, op, version, value)
-  local entry = begin(model, op.mode == 'insert' and 'create' or 'update', op.key)
+  local entry = begin(model, op.touched and 'update' or 'create', op.key)
   if op.from then
     add(entry, 'from', op.from)
   end

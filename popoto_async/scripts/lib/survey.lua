@@ -9,14 +9,13 @@ local SLACK = 50
 
 -- The entries of a manifest; nil where the bytes are none under this slot table.
 local function entries_of(model, text)
-  local slots = model.indexes or indexes(model)
   local done, entries = pcall(cmsgpack.unpack, text)
   if not done or type(entries) ~= 'table' or #entries % 3 ~= 0 then
     return nil
   end
   for i = 1, #entries, 3 do
     local tail, score = entries[i + 1], entries[i + 2]
-    if not slots[entries[i]] or type(tail) ~= 'string' or type(score) ~= 'string' or not tonumber(score) then
+    if not model.places[(tonumber(entries[i]) or -1) + 1] or type(tail) ~= 'string' or type(score) ~= 'string' or not tonumber(score) then
       return nil
     end
   end
@@ -42,10 +41,10 @@ local function occupies(model, mark, key, slot, tail)
 end
 
 -- The lists that are to name the value of a tail and don't.
-local function unlisted(index, tail)
+local function unlisted(lists, tail)
   local found = {}
-  for _, list in ipairs(index.list and tail ~= NULL and {index.list, index.mirror or nil} or {}) do
-    local score = redis.pcall('ZSCORE', list, list == index.mirror and mirrored(tail) or tail)
+  for i, list in ipairs(tail ~= NULL and lists or {}) do
+    local score = redis.pcall('ZSCORE', list, i == 2 and mirrored(tail) or tail)
     if not is_error(score) and tonumber(score or 1) ~= 0 then
       found[#found + 1] = list
     end
@@ -55,9 +54,8 @@ end
 
 -- Whether something stands under a text that one of the lists of an index names.
 local function is_value(model, slot, kind, text)
-  local index = (model.indexes or indexes(model))[slot]
   local tail = kind == 'mirror' and mirrored(text) or text
-  return tail ~= NULL and index.list and listing.has(index, tail)
+  return tail ~= NULL and model.listed[slot] ~= nil and listing.has(model, slot, tail)
 end
 
 -- When the hash under a key ends, in ms of 1970; nil where it doesn't. And how far off that may be.

@@ -10,20 +10,16 @@ local function is_error(reply)
   return type(reply) == 'table' and reply.err ~= nil
 end
 
--- The key that a failing command was about; an error can't carry it.
+-- The key that the last command on an index was about; an error can't carry it.
 local blamed = false
 
 -- Runs a command on an index key; if it fails, that key is to blame.
 local function run(command, key, ...)
-  local reply = redis.pcall(command, key, ...)
-  if is_error(reply) then
-    blamed = key
-    error(reply.err, 0)
-  end
-  return reply
+  blamed = key
+  return redis.call(command, key, ...)
 end
 
--- Runs a command and remembers its inverse, given as a table of arguments.
+-- Runs a command and remembers its inverse, given as a table of arguments, or as a function where there are several.
 local function write(inverse, ...)
   local reply = run(...)
   undo[#undo + 1] = inverse
@@ -36,7 +32,12 @@ local rollbacks = 0
 local function rollback()
   rollbacks = rollbacks + 1
   for i = #undo, 1, -1 do
-    redis.pcall(unpack(undo[i]))
+    local inverse = undo[i]
+    if type(inverse) == 'function' then
+      inverse()
+    else
+      redis.pcall(unpack(inverse))
+    end
     undo[i] = nil
   end
 end
