@@ -69,7 +69,7 @@ class Load(Independent):
         """The instance, or None."""
         if outcome[0] != b"ok":
             raise failure(self.schema, self._key, {}, outcome, binding)
-        row = outcome[1]
+        row = outcome[1:]
         return fill(self._cls, self._key, row) if row else None
 
 
@@ -106,7 +106,7 @@ async def load_by_key(cls: Any, key: str, timeout: float | None = None) -> Any:
     )
     if status != b"ok":
         raise failure(schema, key, {}, outcome, binding)
-    return fill(cls, key, outcome[1]) if outcome[1] else None
+    return fill(cls, key, outcome[1:]) if len(outcome) > 1 else None
 
 
 # Values --------------------------------------------------------------------------------------------------------------

@@ -200,9 +200,9 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     )
     if status != b"ok":
         raise failure(schema, key, state, outcome, binding)
-    if not outcome[1]:
+    if len(outcome) == 1:
         raise failure(schema, key, state, [b"gone"], binding)
-    row = outcome[1][:-1]
+    row = outcome[1:]
     corrupt = state.pop("_corrupt", {})
     for name, raw in zip(wanted, row[:-1], strict=True):
         state["_stored"][name] = raw

@@ -269,10 +269,12 @@ class Records:
                 whole.count += count
                 cursor = reply[2] if status == b"more" else None
             else:
-                keys, rows, examined, cursor, marks = (*reply, None, None)[:5]
+                keys, texts, examined, cursor, marks = (*reply, None, None)[:5]
+                width = len(op["fields"]) if op["mode"] == "rows" else 0
+                rows = [texts[at * width : (at + 1) * width] for at in range(len(keys))]
                 keys = [key.decode() for key in keys]
                 whole.keys += keys
-                columns |= dict(zip(keys, rows, strict=False))
+                columns |= dict(zip(keys, rows, strict=True))
                 if marks is not None:
                     marked += zip(keys, marks, strict=True)
             whole.examined += examined

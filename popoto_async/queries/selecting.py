@@ -63,8 +63,8 @@ class Selection(msgspec.Struct, frozen=True):
         plan = self.plan
         parts: list[tuple[list[Any], Found]] = []
         async for outcome in self.calls():
-            keys, rows = outcome[1], outcome[2]
-            page = list(zip(keys, rows or [[]] * len(keys), strict=True))
+            keys, texts, width = outcome[1], outcome[2], len(plan.columns) if plan.mode == "rows" else 0
+            page = [(key, texts[at * width : (at + 1) * width]) for at, key in enumerate(keys)]
             marks = outcome[5] if len(outcome) > 5 else None
             if marks is None:
                 yield page

@@ -1,13 +1,12 @@
 -- purpose: read fields of one record by its key
 -- keys: the record, its lists
 -- args: op.key, op.fields (all declared ones when absent)
--- reply: ok row (false when there is no such record) | foreign key type
+-- reply: ok and the fields' texts (ok alone when there is no such record) | foreign key type
 -- include: lib/lists.lua
 
--- The stored fields of a model, then `$`, which says whether there is a record.
+-- `$`, which says whether there is a record, then the stored fields of a model.
 local function columns(model, fields)
-  local names = {unpack(fields or model.fields)}
-  names[#names + 1] = '$'
+  local names = {'$', unpack(fields or model.fields)}
   if not fields then
     model.columns = names
   end
@@ -20,8 +19,11 @@ operations.load = function(_, op, model)
   if row.err then
     return {'foreign', op.key, redis.call('TYPE', op.key).ok}
   end
-  if model.lists and row[#names] then
+  if not row[1] then
+    return {'ok'}
+  elseif model.lists then
     read_lists(model, names, op.key, row)
   end
-  return {'ok', row[#names] and row}
+  row[1] = 'ok'
+  return row
 end
