@@ -4,8 +4,8 @@ Every file opens with a header of `-- name: text` lines. A line `-- include: lib
 stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
 line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
 that file includes and the text around it does not, when it is first asked for: a call pays for what it carries.
-Operations joined by `+` share what they include, so that a script doesn't hold it twice. A line `-- later: lib/a.lua` makes
-a table `later` that has what `lib/a.lua` defines, when something of it is first asked for.
+Operations joined by `+` share what they include, so that a script doesn't hold it twice. A line `-- later: lib/a.lua`
+makes a table `later` that has what `lib/a.lua` defines, when something of it is first asked for.
 """
 
 from __future__ import annotations
