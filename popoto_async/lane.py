@@ -54,8 +54,7 @@ LEAVE_TIMEOUT = 1.0
 LANE_TTL = 3600.0
 """Seconds for which the server remembers a lane's last outcomes (`run.lua`)."""
 
-_EMPTY = f"{0:016}\x90"
-"""No outcomes, under a number before all others: what a lane begins with."""
+_EMPTY = f"{0:016}\x90"  # no outcomes, under a number before all others
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -357,9 +356,8 @@ class Lane:
             return False
         header = call.header
         if call.writes:
-            header = {**header, "lane": self._key, "seq": f"{self._sequence:016}"}
-            if self._left:
-                header["resend"] = True
+            resend = {"resend": True} if self._left else {}
+            header = {**header, "lane": self._key, "seq": f"{self._sequence:016}", **resend}
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._asked, self._had_left, self._left = wire, self._left, True
