@@ -356,8 +356,7 @@ class Lane:
             return False
         header = call.header
         if call.writes:
-            resend = {"resend": True} if self._left else {}
-            header = {**header, "lane": self._key, "seq": f"{self._sequence:016}", **resend}
+            header = {**header, "lane": self._key, "seq": f"{self._sequence:016}"} | ({"resend": 1} if self._left else {})
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._asked, self._had_left, self._left = wire, self._left, True
