@@ -354,15 +354,14 @@ class Lane:
         call = self.call or self._pack()
         if call is None:
             return False
-        header = call.header
         if call.writes:
-            header = {**header, "lane": self._key, "seq": f"{self._sequence:016}"} | ({"resend": 1} if self._left else {})
+            call.header.update(lane=self._key, seq=f"{self._sequence:016}", resend=int(self._left))
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._asked, self._had_left, self._left = wire, self._left, True
         self._sent = self._loop.time()
         key = call.tickets[0].operation.layout.klass
-        wire.write(command, self._script.sha, 1, key, _encode(header), *call.values)
+        wire.write(command, self._script.sha, 1, key, _encode(call.header), *call.values)
         return True
 
     async def _answer(self, wire: Wire) -> None:

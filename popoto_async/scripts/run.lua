@@ -29,7 +29,7 @@ if stored then
   elseif last == call.seq then
     answered = cmsgpack.unpack(stored:sub(DIGITS + 1))
   end
-elseif call.resend then
+elseif call.resend == 1 then
   return {'unknown'}
 end
 
