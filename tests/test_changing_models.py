@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
@@ -177,6 +178,37 @@ async def test_a_record_that_moves_during_a_rebuild_takes_its_place(db: Database
     await record.save()
     await survey._mark(over=True)
     assert await New.query.filter(kind="a").keys() == ["Item:moved"]
+
+
+@pytest.fixture
+def always_changing(monkeypatch: pytest.MonkeyPatch, clean_server: Server) -> pytest.MonkeyPatch:
+    """Somebody changes a record each time between the look at it and its repair."""
+    send, turns = Survey._send, count()
+
+    async def meddle(self: Survey, name: str, plan: Any) -> Any:
+        if name == "mend":
+            clean_server.client.hset("Item:i0", "size", f"s{next(turns)}")
+        return await send(self, name, plan)
+
+    monkeypatch.setattr(Survey, "_send", meddle)
+    return monkeypatch
+
+
+async def test_a_record_that_always_changes_is_left_to_the_next_run(
+    db: Database, clean_server: Server, always_changing: pytest.MonkeyPatch
+) -> None:
+    """And until then the index is not said to hold every record."""
+    await fill()
+    report = await maintenance.rebuild(New)
+    assert report.models[0].busy == 1
+    assert "Index:kind" in report.models[0].unbuilt
+    assert not clean_server.client.zscore("$Index:Item:kind:a", "Item:i0")
+    with pytest.raises(IndexNotBuilt):
+        await New.query.filter(kind="a")
+    always_changing.undo()
+    report = await maintenance.rebuild(New)
+    assert (report.models[0].busy, report.models[0].unbuilt) == (0, ())
+    assert await New.query.filter(kind="a").count() == 3
 
 
 async def test_queries_are_right_while_a_rebuild_runs(db: Database) -> None:

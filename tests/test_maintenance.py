@@ -33,6 +33,7 @@ from popoto_async import (
     using,
 )
 from popoto_async.maintenance import Damage, Report
+from popoto_async.maintenance.survey import Survey
 from tests.examples import examples
 from tests.model_of_store import Dump, assert_true, snapshot
 from tests.servers import Server
@@ -602,6 +603,30 @@ async def _later(save: Callable[[], Any], turns: int) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
     await save()
+
+
+@pytest.mark.parametrize("place", ["$Index:Shop:cuisine:Lao", "$Class:Shop", "$Val:Shop:cuisine", "$Uniq:Shop:email"])
+async def test_what_comes_to_life_before_it_is_removed_stays(
+    db: Database, clean_server: Server, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It stood for no record when it was looked at, and stands for one when it would be taken away."""
+    await Shop.create(**shop("a"))
+    member = "Lao" if "Val" in place else "Shop:late"
+    if "Uniq" in place:
+        clean_server.client.hset(place, "late@x", member)
+    else:
+        clean_server.client.zadd(place, {member: 0})
+    send, met = Survey._send, []
+
+    async def meddle(self: Survey, name: str, plan: Any) -> Any:
+        if name == "mend" and not met:
+            met.append(await Shop.create(**shop("late", cuisine="Lao")))
+        return await send(self, name, plan)
+
+    monkeypatch.setattr(Survey, "_send", meddle)
+    assert (await maintenance.repair(Shop)).left == 0
+    assert met
+    assert_true(clean_server, MODELS)
 
 
 async def test_expired_records_are_no_damage(db: Database, clean_server: Server) -> None:

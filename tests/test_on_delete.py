@@ -28,6 +28,7 @@ from popoto_async import (
     StaleRecord,
     UniqueField,
     connect,
+    maintenance,
     trace,
     transaction,
 )
@@ -162,6 +163,23 @@ async def test_expired_referrers_neither_protect_nor_stay(db: Database, clean_se
         await asyncio.sleep(0.001)
     assert await owner.delete()
     assert await Place.query.count() == 0
+    assert_true(clean_server, MODELS)
+
+
+@pytest.mark.parametrize("count", [2, 450])
+async def test_expired_referrers_are_not_brought_back(db: Database, clean_server: Server, count: int) -> None:
+    """By becoming null, with the record they referred to: at once, and in parts."""
+    place = await Place.create(name="p")
+    await visits(count, place=place, score=1)
+    for number in range(count - 1):
+        clean_server.client.pexpire(f"Visit:{number}", 1)
+    while clean_server.client.exists("Visit:0", f"Visit:{count - 2}"):
+        await asyncio.sleep(0.001)
+    assert await place.delete()
+    assert await Visit.query.filter(place__isnull=True).keys() == [f"Visit:{count - 1}"]
+    left = {key for key in snapshot(clean_server) if key.startswith(b"Visit:")}
+    assert left == {b"Visit:%d" % (count - 1)}
+    assert (await maintenance.repair(Visit)).left == 0  # of what ended behind the library's back
     assert_true(clean_server, MODELS)
 
 

@@ -127,6 +127,27 @@ async def test_records_that_refer_to_themselves(db: Database, clean_server: Serv
     assert_true(clean_server, MODELS)
 
 
+async def test_a_versioned_record_that_refers_to_itself_gets_one_version(db: Database, clean_server: Server) -> None:
+    """The one that its saver knows: it may go on saving."""
+
+    class Node(Model):
+        name: str = KeyField()
+        size: int = SortedField(default=1)
+        up = Relationship("self")
+
+        class Meta:
+            versioned = True
+
+    node = await Node.create(name="a", up="Node:a")
+    for size, name in enumerate("bcd"):
+        node.name, node.size = name, size
+        await node.save()
+        assert node.up.db_key.redis_key == f"Node:{name}"
+        node.size += 10
+        await node.save()
+    assert_true(clean_server, [Node], {Node: {"Node:d": {"name": "d", "size": 12, "up": "Node:d"}}})
+
+
 async def test_a_versioned_referrer_gets_another_version(db: Database) -> None:
     place = await Place.create(name="a")
     stale = await Seat.create(code="s", place=place, number=1)
@@ -200,6 +221,22 @@ async def test_thousands_follow_in_bounded_parts(db: Database, clean_server: Ser
         await rename(place, "b")
     assert 9 <= spent.round_trips <= 12
     assert await place.visits.count() == 1000
+    assert_true(clean_server, MODELS)
+
+
+@pytest.mark.parametrize("count", [2, 450])
+async def test_expired_referrers_are_not_brought_back(db: Database, clean_server: Server, count: int) -> None:
+    """By following: at once, and in parts."""
+    place = await Place.create(name="a")
+    await visits(count, place=place, third=place, score=1)
+    for number in range(count - 1):
+        await Visit.ref(number=number).expire_in(0.001)
+    while clean_server.client.exists("Visit:0", f"Visit:{count - 2}"):
+        await asyncio.sleep(0.001)
+    await rename(place, "b")
+    left = {key for key in snapshot(clean_server) if key.startswith(b"Visit:")}
+    assert left == {b"Visit:%d" % (count - 1)}
+    assert await place.visits.count() == 1
     assert_true(clean_server, MODELS)
 
 
