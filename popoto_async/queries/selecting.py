@@ -59,9 +59,12 @@ class Selection(msgspec.Struct, frozen=True):
             cursor = (outcome[1] if explain else outcome)[at]
 
     async def pages(self) -> AsyncIterator[list[Found]]:
-        """The rows as they come; those of a sorted answer that took several calls, merged, at the end."""
+        """The rows as they come; those of a sorted answer that took several calls, merged, at the end.
+
+        A record that moved between two of these calls may have come in both, and is there once.
+        """
         plan = self.plan
-        parts: list[tuple[list[Any], Found]] = []
+        parts: dict[bytes, tuple[list[Any], Found]] = {}
         async for outcome in self.calls():
             keys, texts, width = outcome[1], outcome[2], len(plan.columns) if plan.mode == "rows" else 0
             page = [(key, texts[at * width : (at + 1) * width]) for at, key in enumerate(keys)]
@@ -69,12 +72,13 @@ class Selection(msgspec.Struct, frozen=True):
             if marks is None:
                 yield page
             else:
-                parts.extend((merge_key(plan, item[0], mark), item) for item, mark in zip(page, marks, strict=True))
-                parts.sort(key=_first)
-                if plan.limit is not None:
-                    del parts[plan.offset + plan.limit :]
+                for item, mark in zip(page, marks, strict=True):
+                    parts[item[0]] = merge_key(plan, item[0], mark), item
+                if plan.limit is not None and len(parts) > plan.offset + plan.limit:
+                    best = sorted(parts.values(), key=_first)[: plan.offset + plan.limit]
+                    parts = {part[1][0]: part for part in best}
         if parts:
-            yield [item for _, item in parts[plan.offset :]]
+            yield [item for _, item in sorted(parts.values(), key=_first)[plan.offset :]]
 
     async def found(self) -> list[Found]:
         """All the rows."""

@@ -53,8 +53,8 @@ end
 local offers = {}
 
 local function offer_walk(query, offer, plan, size)
-  local _, cost = until_full(query, size, plan.term)
-  offer(plan, cost)
+  local candidates, cost = until_full(query, size, plan.term)
+  offer(plan, cost, candidates)
 end
 
 function offers.key(query, offer)
@@ -136,10 +136,11 @@ end
 function choice.plan(query)
   local best, rival = drive_plan(query), SORTED * estimate.cost(query.where, query.model)
   local least = rival
+  query.expected = query.op.mode == 'count' and query.want or nil
   if query.op.mode ~= 'count' then
-    offers[query.orders[1].by](query, function(plan, cost)
+    offers[query.orders[1].by](query, function(plan, cost, candidates)
       if cost <= least then
-        best, least = plan, cost
+        best, least, query.expected = plan, cost, candidates
       end
     end)
   end

@@ -83,13 +83,26 @@ end
 -- Candidates that come in no order, or only by strata: the best of a call are shown when it ends.
 local function collect_sorted(query, plan)
   local kinds, view = order.kinds(query.orders), query.view
-  local best = order.best(query.orders, kinds, query.want, query.after)
+  local best = order.best(query.orders, kinds, query.want, query.after, plan.last and {plan.last, key = plan.last})
   local endless, resumed, added = query.want == math.huge, query.op.cursor, 0
 
+  -- By key, what begins with all that is wanted, or has come too late, needs no further look; the others end there.
+  local function narrow(position, more, last)
+    local worst = best.worst()
+    if worst then
+      plan.last, query.span.to = worst.key, worst.key
+    end
+    position.brought = (position.brought or 0) + more
+    if position.source.z and (position.brought >= query.want or (last and best.ends_at(last))) then
+      position.stop = position.next
+    end
+  end
+
   local function take(position, found)
-    local source, last = position.source, nil
+    local source, last, before = position.source, nil, added
     view.spent = view.spent + #found * (endless and COST.sort_all or COST.sort)
-    for _, item in ipairs(order.items(query.orders, kinds, found, view)) do
+    local items = order.items(query.orders, kinds, found, view)
+    for _, item in ipairs(items) do
       if best.wants(item) and (endless or view.value(item.key, '$')) then
         best.add(item)
         added, plan.found = added + 1, plan.found + 1
@@ -103,6 +116,9 @@ local function collect_sorted(query, plan)
     if last and plan.kind == 'walk' then
       plan.edge = redis.call('ZSCORE', source.z, last)
       walk.end_at(position, plan.edge)
+    end
+    if source.span then
+      narrow(position, added - before, items[#items])
     end
     return source.in_order and plan.found >= query.want
   end

@@ -4,9 +4,9 @@
 -- include: lib/geo.lua
 -- include: lib/tree.lua
 
--- A source is a part of a sorted set {z, lo, hi, desc} or {z, lex, desc}, a list of keys {list, within}, or all that
--- a condition on texts brings {values, model}. Of its members those count that pass all of its `tests` and none of its
--- `excepts`: what earlier sources have brought already.
+-- A source is a part of a sorted set {z, lo, hi, desc} or {z, lex, desc}, a list of keys {list, within}, all that a
+-- condition on texts brings {values, model}, or who refers to what other sources bring {through, sources}. Of its
+-- members those count that pass all of its `tests` and none of its `excepts`, which earlier sources have brought already.
 local driver = {}
 
 -- The next choice in `picks`. Choices are kept in the order in which they are made, so that a later call makes the same
@@ -79,18 +79,15 @@ function by_type.range(node)
   return {driver.source({z = node.z, lo = node.lo, hi = node.hi, tests = node.x and {node}})}
 end
 
--- Who refers to the records that satisfy the inner condition. A later call asks again whether they still do.
+-- Who refers to the records that satisfy the inner condition, unless the class is cheaper to go through.
 function by_type.via(node, model, picks)
-  local resumed = picks.list[picks.made + 1] ~= nil
-  local keys = pick(picks, function() return via.targets(node) or 0 end)
-  if keys == 0 then
+  local through = pick(picks, function()
+    return estimate.cost(node, model) < redis.call('ZCARD', model.class) * (1 + node.weight) and 1 or 0
+  end)
+  if through == 0 then
     return class_source(node, model)
   end
-  local sources = {}
-  for number, key in ipairs(keys) do
-    sources[number] = driver.source({z = node.rel .. key, tests = resumed and {node} or {}})
-  end
-  return sources
+  return {driver.source({through = node, sources = driver.sources(node.n, node.m, picks)})}
 end
 
 by_type['and'] = function(node, model, picks)

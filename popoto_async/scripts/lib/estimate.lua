@@ -45,10 +45,8 @@ local sizes = {
 sizes.stored = sizes.all
 sizes['not'] = sizes.all
 
--- All records of the class where too many could be referred to.
 function sizes.via(node, model)
-  local keys = via.targets(node)
-  return keys and sum(keys, function(key) return card(node.rel .. key) end) or card(model.class)
+  return via.targets.size(node, model)
 end
 
 sizes['or'] = function(node, model)
@@ -97,8 +95,6 @@ end
 function estimate.share(node, model)
   if node.t == 'stored' then
     return GUESS
-  elseif node.t == 'via' and not via.targets(node) then
-    return estimate.share(node.n, node.m)
   elseif node.t == 'not' then
     return 1 - estimate.share(node.n, model)
   elseif node.t == 'and' then

@@ -137,16 +137,17 @@ local function item_at(orders, kinds, after)
   return item
 end
 
--- Keeps the best `want` of the items it is given, without ever holding many more; only those after a place, if any.
-function order.best(orders, kinds, want, after)
-  local items, before, worst = {}, ordering(orders, kinds), nil
+-- Keeps the best `want` of the items it is given, without ever holding many more; only those after a place, if any, and
+-- those before an item that an earlier call ended with.
+function order.best(orders, kinds, want, after, worst)
+  local items, before = {}, ordering(orders, kinds)
   local place = after and item_at(orders, kinds, after)
   local function cut()
     table.sort(items, before)
     for i = #items, want + 1, -1 do
       items[i] = nil
     end
-    worst = items[want]
+    worst = items[want] or worst
   end
   return {
     wants = function(item)
@@ -154,10 +155,13 @@ function order.best(orders, kinds, want, after)
     end,
     add = function(item)
       items[#items + 1] = item
-      if #items > 2 * want + 100 then
+      if #items > 2 * want + 20 then
         cut()
       end
     end,
+    worst = function() return worst end,
+    -- Whether an item, and all after it, comes too late.
+    ends_at = function(item) return worst and not before(item, worst) end,
     sorted = function()
       cut()
       return items

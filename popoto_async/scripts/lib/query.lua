@@ -1,6 +1,7 @@
 -- purpose: a select with all that is worked out once
 -- defines: describe
 -- include: lib/tree.lua
+-- include: lib/targets.lua
 -- include: lib/via.lua
 -- include: lib/view.lua
 

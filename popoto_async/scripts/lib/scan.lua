@@ -5,8 +5,9 @@
 -- include: lib/view.lua
 -- include: lib/walk.lua
 
--- Chunks double, so that a small page looks at little more than itself.
-local CHUNK = {first = 32, largest = 500}
+-- Chunks double, so that a small page looks at little more than itself. The first is that which is expected to fill it,
+-- and a quarter more.
+local CHUNK = {least = 8, first = 32, largest = 500, more = 1.25}
 
 local function is_spent(query)
   return query.examined >= query.budget or query.view.spent >= query.budget
@@ -47,7 +48,8 @@ end
 local function scan(query, plan, collect)
   local at = plan.at or strata.start(query, plan)
   -- How long the lists of records are is known when the first has been read.
-  plan.at, query.chunk = nil, query.model.lists and 1 or CHUNK.first
+  local first = math.ceil(CHUNK.more * (query.expected or CHUNK.first))
+  plan.at, query.chunk = nil, query.model.lists and 1 or math.max(CHUNK.least, math.min(CHUNK.first, first))
   local sources = strata[plan.kind](query, plan, at.stratum)
   while sources do
     while at.source <= #sources do
@@ -55,7 +57,7 @@ local function scan(query, plan, collect)
         plan.at = at
         return
       end
-      local position = walk.open(sources[at.source], (at.member or at.rank or at.text) and at)
+      local position = walk.open(sources[at.source], (at.member or at.rank or at.text or at.chain) and at)
       if plan.edge then
         walk.end_at(position, plan.edge)
       end

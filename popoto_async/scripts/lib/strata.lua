@@ -10,7 +10,20 @@
 local strata = {}
 
 function strata.drive(query, plan, number)
-  return number == 1 and driver.sources(query.where, query.model, {list = plan.picks, made = 0}) or nil
+  if number > 1 then
+    return nil
+  end
+  local by, sources = query.orders[1], driver.sources(query.where, query.model, {list = plan.picks, made = 0})
+  if plan.sorted and by.by == 'key' then
+    -- Sets without scores stand in the order asked for: of each only so much is wanted as can still come into the page.
+    query.span = {from = query.after and query.after.key, to = plan.last}
+    for _, source in ipairs(sources) do
+      if source.through or source.values or (source.z and not source.lo) then
+        source.span, source.desc = query.span, by.desc
+      end
+    end
+  end
+  return sources
 end
 
 -- Along an order: an index, then its nulls; or a set whose members stand in key order.

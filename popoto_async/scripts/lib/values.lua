@@ -1,5 +1,6 @@
 -- purpose: the records of a condition on texts, through the list of the distinct values
 -- defines: values
+-- include: lib/sets.lua
 -- include: lib/texts.lua
 -- include: lib/tree.lua
 -- include: lib/view.lua
@@ -95,7 +96,7 @@ function values.open(source, at)
     position.lo, position.passed = '(' .. at.text, at.text
     if at.member then
       local tail = node.mirror and mirrored(at.text) or at.text
-      position.set, position.text, position.after = node.z .. tail, at.text, '(' .. at.member
+      position.set, position.text, position.after = node.z .. tail, at.text, at.member
     end
   end
   return position
@@ -113,15 +114,15 @@ end
 
 -- Adds the next members of the set under way.
 local function take_from_set(position, count, found, view)
-  local members = redis.call('ZRANGEBYLEX', position.set, position.after, '+', 'LIMIT', 0, count)
-  view.spent = view.spent + (position.after == '-' and COST.set or COST.probe)
+  local members = members_after(position.set, position.source, position.after, count)
+  view.spent = view.spent + (position.after and COST.probe or COST.set)
   for _, member in ipairs(members) do
     found[#found + 1] = member
   end
   if #members < count then
     position.set, position.passed = nil, position.text
   else
-    position.after, position.member = '(' .. members[#members], members[#members]
+    position.after = members[#members]
   end
 end
 
@@ -147,7 +148,7 @@ function values.take(position, count, view)
         take_owners(position, node, count - #found, found, view, model)
       else
         position.taken = position.taken + 1
-        position.set, position.after = node.z .. position.tails[position.taken], '-'
+        position.set, position.after = node.z .. position.tails[position.taken], false
         position.text = position.places[position.taken]
       end
     elseif position.ended then
@@ -171,7 +172,7 @@ end
 -- What `values.open` needs to go on.
 function values.place(position)
   if position.set then
-    return {text = position.text, member = position.member}
+    return {text = position.text, member = position.after}
   end
   local done = position.taken == #position.tails and position.reached or position.passed
   return {text = done}

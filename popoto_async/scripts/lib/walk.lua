@@ -53,6 +53,19 @@ local function lex_ranks(source)
   return redis.call('ZLEXCOUNT', source.z, '-', '(' .. source.lex), redis.call('ZLEXCOUNT', source.z, '-', last)
 end
 
+-- The same of the members within a span of keys.
+local function span_ranks(source)
+  local span, first, stop = source.span, 0, nil
+  if source.desc then
+    first = span.from and redis.call('ZLEXCOUNT', source.z, '[' .. span.from, '+') or 0
+    stop = span.to and redis.call('ZLEXCOUNT', source.z, '(' .. span.to, '+')
+  else
+    first = span.from and redis.call('ZLEXCOUNT', source.z, '-', '[' .. span.from) or 0
+    stop = span.to and redis.call('ZLEXCOUNT', source.z, '-', '(' .. span.to)
+  end
+  return first, stop or redis.call('ZCARD', source.z)
+end
+
 -- A position in a source: its members of rank `next` (from 0, in its own direction) up to, without, `stop` are to come.
 function walk.open(source, at)
   if source.list then
@@ -60,11 +73,15 @@ function walk.open(source, at)
   end
   if source.values then
     return values.open(source, at)
+  elseif source.through then
+    return via.targets.open(source, at)
   end
   local lo, hi = source.lo or '-inf', source.hi or '+inf'
   local first, stop
   if source.lex then
     first, stop = lex_ranks(source)
+  elseif source.span then
+    first, stop = span_ranks(source)
   elseif source.desc then
     first = redis.call('ZCOUNT', source.z, beyond(hi), '+inf')
     stop = redis.call('ZCOUNT', source.z, lo, '+inf')
@@ -87,6 +104,8 @@ function walk.take(position, count, view)
   local source, first = position.source, position.next
   if source.values then
     return values.take(position, count, view)
+  elseif source.through then
+    return via.targets.take(position, count, view)
   end
   local last = math.min(first + count, position.stop) - 1
   if last < first then
@@ -105,6 +124,8 @@ function walk.place(position, member)
     return {rank = position.next}
   elseif position.source.values then
     return values.place(position)
+  elseif position.source.through then
+    return via.targets.place(position)
   end
   return {score = redis.call('ZSCORE', position.source.z, member), member = member}
 end
