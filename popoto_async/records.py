@@ -169,8 +169,8 @@ def fill(cls: Any, key: str, row: list[Any]) -> Any:
     """An instance from the stored texts of a schema's columns (None: null)."""
     schema: Schema = cls._meta
     try:
-        values = [None if raw is None else decode(raw) for decode, raw in zip(schema.decoders, row, strict=False)]
-        state = dict(zip(schema.fields, values, strict=True))
+        columns = zip(schema.fields, schema.decoders, row, strict=False)
+        state: State = {name: None if raw is None else decode(raw) for name, decode, raw in columns}
     except DefinitionError:  # of a class that is not defined: what is stored may well be right
         raise
     except Exception:  # whatever a decoder raises, the bytes are not a value; the other fields stay readable

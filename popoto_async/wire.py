@@ -85,17 +85,15 @@ class Clock:
         self._offset = 0.0
         self._error = math.inf
         self._learned = 0.0
-
-    @property
-    def known(self) -> bool:
+        self.known = False
         """Whether a server was ever asked."""
-        return self._error < math.inf
 
     def learn(self, seconds: float, sent: float, received: float, *, afresh: bool = False) -> None:
         """A reply received at `received` to a call sent at `sent` (both of the local clock) said `seconds` of 1970."""
         error = (received - sent) / 2
         if afresh or error <= self._error + self.DRIFT * (received - self._learned):
             self._offset, self._error, self._learned = seconds - (sent + received) / 2, error, received
+            self.known = True
 
     def now(self) -> float:
         """The server's time in seconds of 1970."""

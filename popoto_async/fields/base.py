@@ -20,7 +20,7 @@ from uuid import UUID
 from popoto_async.codec import Codec, as_utc, codec_for
 from popoto_async.errors import DefinitionError, InvalidLookup, UniqueViolation, nearest, shorten
 from popoto_async.expressions import Attr
-from popoto_async.keys import COMPUTED, NULL, part, unescape
+from popoto_async.keys import COMPUTED, NULL, escape, part, unescape
 from popoto_async.plan import AllOf, ByDistance, ByKey, ByStored, Entry, Index, NoneOf, Stored, Test, Walk
 from popoto_async.types import UNSET, Declared, Row, TextT
 
@@ -306,7 +306,7 @@ class Field(Attr[TextT], Declared):
             return str(value)
         if self.codec.token is None:
             raise self.refused(f"a {self.type.__name__} can't be part of a key")
-        return part(self.codec.token(value))
+        return escape(self.codec.token(value))
 
     def from_part(self, text: str) -> Any:
         """The value of which `part` made this. Any exception means that it can't be told."""

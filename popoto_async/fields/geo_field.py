@@ -26,7 +26,8 @@ LATITUDE_LIMIT = 85.05112878
 UNITS = {"m": 1.0, "km": 1000.0, "ft": 0.3048, "mi": 1609.34}
 """Metres in each unit, as the server's geo commands count."""
 
-_STEPS = 26
+_CELLS = 1 << 26
+"""In which each of the two is counted; the last one has its far border, too."""
 
 
 class Coordinates(NamedTuple):
@@ -55,10 +56,10 @@ def _spread(value: int) -> int:
 
 def geohash(position: Coordinates) -> int:
     """The 52-bit interleaved geohash that GEOADD would store as the score."""
-    cells = 1 << _STEPS
-    latitude = int((position.latitude + LATITUDE_LIMIT) / (2 * LATITUDE_LIMIT) * cells)
-    longitude = int((position.longitude + 180.0) / 360.0 * cells)
-    return _spread(min(latitude, cells - 1)) | _spread(min(longitude, cells - 1)) << 1
+    latitude, longitude = position
+    row = int((latitude + LATITUDE_LIMIT) / (2 * LATITUDE_LIMIT) * _CELLS)
+    column = int((longitude + 180.0) / 360.0 * _CELLS)
+    return _spread(row - (row == _CELLS)) | _spread(column - (column == _CELLS)) << 1
 
 
 def _encode(value: Coordinates) -> bytes:
@@ -207,4 +208,4 @@ class GeoField(Field[T]):
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, (int, float)) and not isinstance(value, bool))
