@@ -296,13 +296,19 @@ async def test_a_field_that_is_renamed(db: Database, clean_server: Server) -> No
     await Before.create(name="b")
     await Before.create(name="c", colour="blue")
     await After(name="c", color="green").save(if_exists="overwrite")
+    await Before.create(name="d", colour="old")
+    both = await After.load(name="d")
+    assert both is not None
+    both.color = "new"
+    await both.save()
     before = snapshot(clean_server)
-    assert (await maintenance.rebuild(After, renamed={"colour": "color"}, dry_run=True)).models[0].found["name"] == 1
+    assert clean_server.client.hmget("Thing:d", "colour", "color") == [b"old", b"new"]
+    assert (await maintenance.rebuild(After, renamed={"colour": "color"}, dry_run=True)).models[0].found["name"] == 2
     assert snapshot(clean_server) == before
     report = await maintenance.rebuild(After, renamed={"colour": "color"})
     assert (report.left, report.models[0].unbuilt) == (0, ())
     rows = {one.name: one.color async for one in After.query}
-    assert rows == {"a": "red", "b": None, "c": "green"}
+    assert rows == {"a": "red", "b": None, "c": "green", "d": "new"}
     assert await After.query.filter(color="red").keys() == ["Thing:a"]
     assert b"colour" not in snapshot(clean_server)[b"Thing:a"]  # type: ignore[operator]  # a hash
     assert (await maintenance.rebuild(After, renamed={"colour": "color"})).total == 0

@@ -180,6 +180,7 @@ async def test_retry_reject_and_extend(db: Database, clean_server: Server) -> No
         (again,) = await take(others, 1)
         assert (again.id, again.deliveries) == (a.id, 2)
         assert (await a.retry(), await a.extend(), await again.extend()) == (False, False, True)
+        assert pending(clean_server)[a.id] == ("other", 2), "to have it for longer is no delivery"
         assert await b.reject("no such address") is True
         assert await b.ack() is False
         assert await c.ack()
