@@ -10,11 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Unpack
 from uuid import uuid4
-
-from ksuid import Ksuid
-from ulid import ULID
 
 from popoto_async.errors import shorten
 from popoto_async.fields.base import Options
@@ -66,20 +64,20 @@ KSUID_EPOCH = 1_400_000_000
 _ULID_ALPHABET_LENGTH = 26
 _KSUID_LENGTH = 27
 
+
+def _ulid(milliseconds: int, payload: bytes) -> str:
+    # Imported with the first id: it reads the metadata of its package, for which few programs should have to wait.
+    return str(import_module("ulid").ULID(milliseconds.to_bytes(6, "big") + payload))
+
+
+def _ksuid(seconds: int, payload: bytes) -> str:
+    return str(import_module("ksuid").Ksuid.from_bytes(seconds.to_bytes(4, "big") + payload))
+
+
 STRATEGIES: dict[str, tuple[int, Callable[[], str]]] = {
     "uuid4": (32, lambda: uuid4().hex),
-    "ulid": (
-        _ULID_ALPHABET_LENGTH,
-        Increasing(lambda: time.time_ns() // 1_000_000, 10, lambda ms, tail: str(ULID(ms.to_bytes(6, "big") + tail))),
-    ),
-    "ksuid": (
-        _KSUID_LENGTH,
-        Increasing(
-            lambda: int(time.time()) - KSUID_EPOCH,
-            16,
-            lambda seconds, tail: str(Ksuid.from_bytes(seconds.to_bytes(4, "big") + tail)),
-        ),
-    ),
+    "ulid": (_ULID_ALPHABET_LENGTH, Increasing(lambda: time.time_ns() // 1_000_000, 10, _ulid)),
+    "ksuid": (_KSUID_LENGTH, Increasing(lambda: int(time.time()) - KSUID_EPOCH, 16, _ksuid)),
 }
 """Strategy → (length of an id, the next id)."""
 
