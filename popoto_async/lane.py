@@ -1,12 +1,12 @@
 """A queue, a connection, and the task that serves them: operations leave in order, many to a call.
 
-Idle, a lane sends what is queued at the next turn of the loop; busy, it lets operations gather until the call returns.
-Nothing a caller does reaches the connection: callers wait on futures, the lane runs in a task of its own. Each writing
-call has a sequence number under which the server remembers its outcomes, so a call whose reply was lost is sent again
-and answered, not repeated.
+Idle, a lane sends what is queued at the next turn of the loop; busy, it lets operations gather until the call returns,
+and sends them in the turn that brings the reply. Nothing a caller does reaches the connection: callers wait on futures,
+the lane has a task of its own. Each writing call has a sequence number under which the server remembers its outcomes,
+so a call whose reply was lost is sent again and answered, not repeated.
 
 The lane's task can be cancelled at any await (a loop that shuts down cancels every task) and loses nothing by it: what
-it works on stands in `_taken`, `_call` and `_answered`, and as long as somebody waits for it, it goes on from there.
+it works on stands in `_taken`, `call` and `_answered`, and as long as somebody waits for it, it goes on from there.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from popoto_async import (
 from popoto_async import lane as lane_module
 from popoto_async.dispatcher import BIG
 from popoto_async.lane import CALL_BYTES
+from popoto_async.wire import Wire
 from tests.proxy import FaultProxy
 from tests.servers import Server, count_commands
 
@@ -106,6 +107,29 @@ async def test_what_comes_while_a_call_is_under_way_leaves_together_when_it_is_a
         held.release()
         await asyncio.gather(first, *later)
         assert proxy.requests["EVALSHA"] == before + 1
+
+
+async def test_the_next_call_leaves_in_the_turn_that_brings_the_reply_to_the_one_before(
+    clean_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(clean_server) as (proxy, db):
+        await known(Parcel)
+        lane, took = db.session().dispatcher.lanes[0], Wire.data_received
+        under_way: list[bool] = []
+
+        def take(wire: Wire, data: bytes) -> None:
+            took(wire, data)
+            under_way.append(lane.call is not None)
+
+        held = proxy.hold_reply(command="EVALSHA")
+        first = asyncio.create_task(Parcel.create(name="first"))
+        await held.happened()
+        later = asyncio.create_task(Parcel.create(name="later"))
+        await turns()
+        monkeypatch.setattr(Wire, "data_received", take)
+        held.release()
+        await asyncio.gather(first, later)
+        assert under_way == [True, False]
 
 
 async def test_operations_of_all_kinds_and_models_share_a_call(db: Database, clean_server: Server) -> None:
