@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from popoto_async.plan import ByDistance, ByKey, ByStored, OrderBy
-from popoto_async.planning.read import BUDGET
 from popoto_async.queries.selecting import Selection
 
 CONTINUED = "continued: what it says is true of each record when it was read, not of one moment"
@@ -120,7 +119,7 @@ async def explain(selection: Selection, query: str) -> Explanation:
         examined,
         first["bound"] or None,
         spent,
-        BUDGET,
+        first["budget"],
         dict(commands),
         trips,
     )

@@ -47,7 +47,7 @@ local function explain(op, model, answer)
   local report = {
     kind = plan.kind, along = along and along.label or '', sorted = plan.sorted or false,
     steps = list_conditions(query.where, model, 0, true, {}), commands = commands, size = redis.call('ZCARD', model.class),
-    bound = choice.bound(query) or false, spent = query.view.spent,
+    bound = choice.bound(query) or false, spent = query.view.spent, budget = query.budget + (query.spare or 0),
   }
   return {reply[1], reply, cmsgpack.pack(report)}
 end

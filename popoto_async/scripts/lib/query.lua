@@ -5,9 +5,18 @@
 -- include: lib/via.lua
 -- include: lib/view.lua
 
-local BUDGET = 2000
+local BUDGET = 1500
+-- In larger collections look-ups miss the processor's caches, so that less can be done in the same time: measured, two
+-- thirds among a million records of what can be done among 8,000.
+local CACHED, SLOWER = 8192, 0.07
 -- What one look-up of a condition takes at most, in the units of a budget.
 local DEAREST_LOOKUP = 2
+
+-- What one call may spend.
+local function budget_of(op, model)
+  local doublings = math.log(math.max(1, redis.call('ZCARD', model.class) / CACHED)) / math.log(2)
+  return math.floor((op.budget or BUDGET) / (1 + SLOWER * doublings))
+end
 
 -- What one candidate takes at most, but for being shown.
 local function dearest(op, where, orders)
@@ -71,6 +80,6 @@ local function describe(op, model)
     op = op, model = model, columns = columns, where = where, orders = orders, view = view_anew(), view_anew = view_anew,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
-    dearest = dearest(op, where, orders), budget = op.budget or BUDGET, examined = 0, after = place_of(op.after),
+    dearest = dearest(op, where, orders), budget = budget_of(op, model), examined = 0, after = place_of(op.after),
   }
 end

@@ -13,13 +13,13 @@ local function is_spent(query)
   return query.examined >= query.budget or query.view.spent >= query.budget
 end
 
--- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and no
--- more than a first chunk of them should they cost the most they can.
+-- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and not
+-- many more than it allows should they cost the most they can.
 local function next_chunk(query, source)
   local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
   local left = query.budget - query.view.spent
   local affordable = math.min(left / rate, query.budget - query.examined)
-  local certain = math.max(CHUNK.first, left / (query.dearest + COST.show))
+  local certain = math.max(CHUNK.least, left / (query.dearest + COST.show))
   local size = math.min(query.chunk, CHUNK.largest, affordable, certain)
   query.chunk = 2 * query.chunk
   return math.max(1, math.floor(size))
