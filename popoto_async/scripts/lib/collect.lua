@@ -85,6 +85,7 @@ local function collect_sorted(query, plan)
   local kinds, view = order.kinds(query.orders), query.view
   local best = order.best(query.orders, kinds, query.want, query.after, plan.last and {plan.last, key = plan.last})
   local endless, resumed, added = query.want == math.huge, query.op.cursor, 0
+  local owes = endless and order.reads_later(query.orders, kinds) and COST.read or 0
 
   -- By key, what begins with all that is wanted, or has come too late, needs no further look; the others end there.
   local function narrow(position, more, last)
@@ -107,7 +108,7 @@ local function collect_sorted(query, plan)
         best.add(item)
         added, plan.found = added + 1, plan.found + 1
         if added <= query.want then
-          view.spent = view.spent + show_cost(query, item.key)
+          view.spent, view.owed = view.spent + show_cost(query, item.key), view.owed + owes
         end
         last = plan.found == query.want and item.key or last
       end

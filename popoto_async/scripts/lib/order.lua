@@ -85,6 +85,16 @@ function order.items(orders, kinds, keys, view)
   return items
 end
 
+-- Whether marks travel as texts that have to be read from the record for that alone.
+function order.reads_later(orders, kinds)
+  for i, by in ipairs(orders) do
+    if kinds[i] == 'score' and by.tie and by.c == 'text' then
+      return true
+    end
+  end
+  return false
+end
+
 -- The marks of an item as they travel: texts that compare alike in every call, whatever ties there are by then.
 function order.texts(orders, kinds, item, view)
   local texts = {}

@@ -10,14 +10,14 @@
 local CHUNK = {least = 8, first = 32, largest = 500, more = 1.25}
 
 local function is_spent(query)
-  return query.examined >= query.budget or query.view.spent >= query.budget
+  return query.examined >= query.budget or query.view.spent + query.view.owed >= query.budget
 end
 
 -- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and not
 -- many more than it allows should they cost the most they can.
 local function next_chunk(query, source)
   local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
-  local left = query.budget - query.view.spent
+  local left = query.budget - query.view.spent - query.view.owed
   local affordable = math.min(left / rate, query.budget - query.examined)
   local certain = math.max(CHUNK.least, left / (query.dearest + COST.show))
   local size = math.min(query.chunk, CHUNK.largest, affordable, certain)

@@ -9,13 +9,13 @@ local COST = {
 }
 
 -- A view answers `value(key, field)` with what is stored, or false. The first question about a record fetches all the
--- fields that can be asked for. `spent` is in the units of COST.
+-- fields that can be asked for. `spent` is in the units of COST; `owed` is what is sure to be spent on the answer.
 local function view_of(fields)
   local rows, column = {}, {}
   for i, field in ipairs(fields) do
     column[field] = i
   end
-  local view = {spent = 0}
+  local view = {spent = 0, owed = 0}
   function view.value(key, field)
     local row = rows[key]
     if not row then
