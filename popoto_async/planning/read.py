@@ -42,7 +42,7 @@ from popoto_async.planning.ranges import is_point, narrowed
 from popoto_async.schema import Binding, Schema
 
 BUDGET = 1500
-"""Units of work (`view.lua`) that one call does at most, of about 2 µs each; fewer in large collections (`query.lua`)."""
+"""Units of work (`view.lua`) that one call does at most, of about 2 µs each; fewer of them in large collections."""
 
 COUNT_BUDGET = 6000
 """The same for a count, which reads no rows."""

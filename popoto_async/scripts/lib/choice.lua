@@ -115,7 +115,7 @@ function choice.bound(query)
   end
   local size, sources = estimate.size(node, query.model), estimate.sources(node)
   local open, show = COST.open + COST.probe * (where.weight + 1), COST.show * math.min(size, query.want)
-  return sources * open + size * query.dearest + show
+  return sources * open + size * (query.look + query.sort) + show
 end
 
 -- Where going through all candidates is sure to fit into the call, another plan has what is left beside it: should

@@ -52,8 +52,12 @@ local function page_reply(query, shown, cursor, marks)
 end
 
 -- Candidates that come in order: the page is full when enough of them have been shown.
-local function collect_in_order(query, plan, show, reply)
+local function collect_in_order(query, plan, cost, show, reply)
   return {
+    -- How many candidates are sure to cost no more than this.
+    fits = function(budget)
+      return math.max(budget / (query.look + cost), (budget - plan.left * cost) / query.look)
+    end,
     -- Where the index answers alone, an offset is a rank.
     jump = function(position)
       local source = position.source
@@ -136,6 +140,7 @@ local function collect_sorted(query, plan)
   end
 
   return {
+    fits = function(budget) return budget / (query.look + query.sort + COST.show) end,
     jump = function() end, take = take, reply = reply,
     is_full = function() return plan.found >= query.want end,
   }
@@ -148,7 +153,7 @@ function collectors.rows(query, plan)
     return collect_sorted(query, plan)
   end
   local shown = page()
-  return collect_in_order(query, plan, function(key)
+  return collect_in_order(query, plan, COST.show, function(key)
     query.view.spent = query.view.spent + show_cost(query, key)
     return add_to(shown, query, key)
   end, function(cursor)
@@ -160,7 +165,7 @@ collectors.keys = collectors.rows
 
 function collectors.count(query, plan)
   local counted = 0
-  return collect_in_order(query, plan, function()
+  return collect_in_order(query, plan, 0, function()
     counted = counted + 1
     return true
   end, function(cursor)

@@ -18,13 +18,13 @@ local function budget_of(op, model)
   return math.floor((op.budget or BUDGET) / (1 + SLOWER * doublings))
 end
 
--- What one candidate takes at most, but for being shown.
+-- What it takes at most to find out whether a candidate counts, and to sort it if it does.
 local function dearest(op, where, orders)
-  local each = COST.walk + DEAREST_LOOKUP * where.weight
+  local look = COST.walk + DEAREST_LOOKUP * where.weight + (where.reads and COST.read or 0)
   if op.mode == 'count' then
-    return each + (where.reads and COST.read or 0)
+    return look, 0
   end
-  return each + COST.read + COST.sort_all + COST.probe * #orders
+  return look, COST.read + COST.sort_all + COST.probe * #orders
 end
 
 -- Orders without those that can't matter any more.
@@ -76,10 +76,11 @@ local function describe(op, model)
     return tree.view
   end
   local limit = op.limit and op.limit >= 0 and op.limit or math.huge
+  local look, sort = dearest(op, where, orders)
   return {
     op = op, model = model, columns = columns, where = where, orders = orders, view = view_anew(), view_anew = view_anew,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
-    dearest = dearest(op, where, orders), budget = budget_of(op, model), examined = 0, after = place_of(op.after),
+    look = look, sort = sort, budget = budget_of(op, model), examined = 0, after = place_of(op.after),
   }
 end

@@ -52,32 +52,28 @@ local function decide_bound(node, members, scores, view)
   return decided
 end
 
--- The members in the range, in the order given.
+-- The members in the range, in the order given. Only those at a bound may have to be read.
 function range.filter(node, members, view)
   local low, takes_low = bound(node.lo)
   local high, takes_high = bound(node.hi)
-  local inside, at_bound, scores = {}, {}, {}
+  local inside, at_bound, at = {}, {}, {}
   for i, text in ipairs(redis.call('ZMSCORE', node.z, unpack(members))) do
-    local score, member = text and tonumber(text), members[i]
-    if not score then
-      inside[member] = false
-    elseif score < low or score > high then
-      inside[member] = false
-    elseif score == low or score == high then
-      inside[member] = (score ~= low or takes_low) and (score ~= high or takes_high)
-      if inside[member] and node.x then
-        at_bound[#at_bound + 1] = member
-        scores[member] = score
+    local score, member = tonumber(text), members[i]
+    if score and score > low and score < high then
+      inside[#inside + 1] = member
+    elseif score and (score == low and takes_low or score > low) and (score == high and takes_high or score < high) then
+      inside[#inside + 1] = member
+      if node.x then
+        at_bound[#at_bound + 1], at[member] = member, score
       end
-    else
-      inside[member] = true
     end
   end
-  local decided = #at_bound > 0 and decide_bound(node, at_bound, scores, view) or {}
-  local passing = {}
-  for _, member in ipairs(members) do
-    local known = decided[member]
-    if known or (known == nil and inside[member]) then
+  if #at_bound == 0 then
+    return inside
+  end
+  local decided, passing = decide_bound(node, at_bound, at, view), {}
+  for _, member in ipairs(inside) do
+    if not at[member] or decided[member] then
       passing[#passing + 1] = member
     end
   end

@@ -8,18 +8,20 @@
 -- Chunks double, so that a small page looks at little more than itself. The first is that which is expected to fill it,
 -- and a quarter more.
 local CHUNK = {least = 8, first = 32, largest = 500, more = 1.25}
+-- The part of a budget by which a call may exceed it, so that its last chunks are not all small.
+local SLACK = 0.1
 
 local function is_spent(query)
   return query.examined >= query.budget or query.view.spent + query.view.owed >= query.budget
 end
 
--- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and not
--- many more than it allows should they cost the most they can.
-local function next_chunk(query, source)
+-- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and hardly
+-- more than it allows should they cost the most they can.
+local function next_chunk(query, source, collect)
   local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
   local left = query.budget - query.view.spent - query.view.owed
   local affordable = math.min(left / rate, query.budget - query.examined)
-  local certain = math.max(CHUNK.least, left / (query.dearest + COST.show))
+  local certain = collect.fits(math.max(left, SLACK * query.budget))
   local size = math.min(query.chunk, CHUNK.largest, affordable, certain)
   query.chunk = 2 * query.chunk
   return math.max(1, math.floor(size))
@@ -32,7 +34,7 @@ local function scan_source(query, position, collect)
   view.spent = view.spent + COST.open
   while position.next < position.stop do
     local first = position.next
-    local members = walk.take(position, next_chunk(query, source), view)
+    local members = walk.take(position, next_chunk(query, source, collect), view)
     local seen = position.next - first
     query.examined, view.spent = query.examined + seen, view.spent + seen * COST.walk
     if collect.take(position, driver.filter(source, members, view)) then
