@@ -86,6 +86,9 @@ class Figure:
     seconds: float
     calls: int
     server: float
+    median: float
+    most: float
+    """What 95 of 100 calls take at most."""
     longest: float
 
 
@@ -105,8 +108,10 @@ async def measure(server: Server, question: Question, k: int, page: int) -> Figu
         seconds = time.perf_counter() - start
         if [row.name for row in rows] != expected:
             raise Mismatch(f"{question.kind}, {2**k} records, page {page}: {len(rows)} rows, not {len(expected)}")
-        calls = call_times(server)
-        rounds.append(Figure(question.kind, 2**k, page, seconds, len(calls), sum(calls), max(calls)))
+        calls = sorted(call_times(server))
+        count = len(calls)
+        split = (calls[count // 2], calls[count * 95 // 100], calls[-1])
+        rounds.append(Figure(question.kind, 2**k, page, seconds, count, sum(calls), *split))
     return sorted(rounds, key=lambda figure: figure.server)[ROUNDS // 2]
 
 
@@ -127,14 +132,18 @@ async def figures(server: Server, database: Database, exponents: Sequence[int]) 
     return found
 
 
-HEADING = f"{'':16}{'records':>10}{'page':>6}{'wall':>12}{'calls':>7}{'server':>12}{'longest call':>14}"
+HEADING = (
+    f"{'':16}{'records':>10}{'page':>6}{'wall':>12}{'calls':>7}{'server':>12}"
+    f"{'median call':>13}{'95 of 100':>12}{'longest':>12}"
+)
 
 
 def line(figure: Figure) -> str:
-    cells = (f"{value * 1e3:.2f} ms" for value in (figure.seconds, figure.server, figure.longest))
-    wall, on_server, longest = cells
+    times = (figure.seconds, figure.server, figure.median, figure.most, figure.longest)
+    wall, on_server, median, most, longest = (f"{value * 1e3:.2f} ms" for value in times)
     return (
-        f"{figure.kind:16}{figure.records:>10,}{figure.page:>6}{wall:>12}{figure.calls:>7}{on_server:>12}{longest:>14}"
+        f"{figure.kind:16}{figure.records:>10,}{figure.page:>6}{wall:>12}{figure.calls:>7}{on_server:>12}"
+        f"{median:>13}{most:>12}{longest:>12}"
     )
 
 
