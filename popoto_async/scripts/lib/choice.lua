@@ -103,25 +103,34 @@ local function drive_plan(query)
   return {kind = 'drive', picks = {}, sorted = query.op.mode ~= 'count'}
 end
 
+-- The number and the node of the term whose candidates are cheapest to go through; 0 for the class.
+local function cheapest(query)
+  local where = query.where
+  if where.t ~= 'and' then
+    return 1, where
+  end
+  local number = estimate.cheapest(where, query.model)
+  return number, where.n[number] or {t = 'all'}
+end
+
 -- What going through the candidates of the cheapest condition takes at most, in the units of a budget; nil where an
 -- index doesn't say how many there are.
 function choice.bound(query)
-  local where, node = query.where, query.where
-  if not estimate.is_certain(where) then
+  if not estimate.is_certain(query.where) then
     return nil
   end
-  if where.t == 'and' then
-    node = where.n[(estimate.cheapest(where, query.model))] or {t = 'all'}
-  end
+  local _, node = cheapest(query)
   local size, sources = estimate.size(node, query.model), estimate.sources(node)
-  local open, show = COST.open + COST.probe * (where.weight + 1), COST.show * math.min(size, query.want)
+  local open, show = COST.open + COST.probe * (query.where.weight + 1), COST.show * math.min(size, query.want)
   return sources * open + size * (query.look + query.sort) + show
 end
 
 -- Where going through all candidates is sure to fit into the call, another plan has what is left beside it: should
--- that not be enough, because conditions hold where they were not expected to, the call still ends with the answer.
+-- that not be enough, because conditions hold where they were not expected to, the call still ends with the answer. A walk
+-- along the same candidates needs no such help.
 local function set_apart(query, plan)
-  local bound = plan.kind ~= 'drive' and plan.rival <= 2 * query.budget and choice.bound(query)
+  local along = plan.kind == 'walk' and plan.term == cheapest(query)
+  local bound = plan.kind ~= 'drive' and not along and plan.rival <= 2 * query.budget and choice.bound(query)
   if bound and bound <= query.budget then
     query.budget, query.spare = query.budget - bound, bound
   end
