@@ -26,7 +26,7 @@ end
 -- outcome that refuses the save.
 local function examine(op, model, key, from)
   local inserting = not op.touched
-  local old, foreign = read_manifest(model, from)
+  local old, foreign = read_manifest(model, from, inserting)
   local target = old
   if not foreign and from ~= key then
     target, foreign = read_manifest(model, key)

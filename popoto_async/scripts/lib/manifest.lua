@@ -18,16 +18,17 @@ end
 
 -- What stands under a record's key: `mark` is its field `$` (false: no record), `text` its manifest, which may be that of
 -- a record that expired and was not swept yet. The second result is an outcome when the key holds something else; a hash
--- without `$` is something else, too.
-local function read_manifest(model, key)
-  local mark = redis.pcall('HGET', key, '$')
+-- without `$` is something else, too. Under the key of a new record (`is_new`) most likely nothing stands: one command.
+local function read_manifest(model, key, is_new)
+  local there = not is_new or redis.call('EXISTS', key) == 1
+  local mark = there and redis.pcall('HGET', key, '$')
   if is_error(mark) then
     return nil, {'foreign', key, redis.call('TYPE', key).ok}
   end
   if mark and mark ~= '' then
     return {mark = mark, text = mark}
   end
-  if not mark and redis.call('EXISTS', key) == 1 then
+  if not mark and there and (is_new or redis.call('EXISTS', key) == 1) then
     return nil, {'foreign', key, 'hash'}
   end
   local companion = companion_of(model, key)
