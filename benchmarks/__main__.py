@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.contest import Contest
 from benchmarks.outcome import Result
 from benchmarks.report import LEGEND, as_json, closing, table
-from benchmarks.rows import OURS, PEERS, ROW_NAMES, ROWS, Row
+from benchmarks.rows import PEERS, ROW_NAMES, ROWS, Row
 from benchmarks.servers import NotEmpty, serve
 from benchmarks.standing import time_imports, weigh
 
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--server", default="embedded", help="embedded (default), testcontainer[:IMAGE], or the URL of an empty server"
     )
-    parser.add_argument("--peers", type=names_of(PEERS), default=PEERS, help="floor,popoto,redis-om (default: all)")
+    parser.add_argument("--peers", type=names_of(PEERS), default=PEERS, help=f"{','.join(PEERS)} (default: all)")
     parser.add_argument("--short", action="store_true", help="smaller sizes, fewer rounds: for CI")
     parser.add_argument("--only", type=names_of(ROW_NAMES), default=ROW_NAMES, help=",".join(ROW_NAMES))
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         contest = Contest(server)
         for row in ROWS:
             if row.name in options.only:
-                contestants = (OURS, *options.peers)
+                contestants = row.contestants(options.peers)
                 results.append(measure(contest, row, short=options.short, contestants=contestants))
                 print(table(results[-1]), end="\n\n", flush=True)
     about |= {"versions": versions(results), "seconds": round(time.monotonic() - started, 1)}

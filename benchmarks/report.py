@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.measure import Summary
 from benchmarks.outcome import ABSENT, Entry, Result, Verdict
+from benchmarks.rows import BOUND
 
 HEADINGS = (
     "",
@@ -113,6 +114,8 @@ def table(result: Result) -> str:
     rounds = max((len(entry.rounds) for entry in result.entries), default=0)
     lines = [f"{row.work} - per {row.unit}; {size.ops:,} × {rounds} rounds; floor: {row.floor}"]
     measured = [entry for entry in result.entries if not entry.problem]
+    if BOUND in [entry.contestant for entry in measured]:
+        lines[0] += f"; {BOUND}: {row.bound}"
     if measured:
         lines += _aligned([HEADINGS, *(_cells(result, entry) for entry in measured)])
     lines += [f"  {e.contestant}: {e.problem}: {e.reason}" for e in result.entries if e.problem]

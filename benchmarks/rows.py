@@ -1,11 +1,13 @@
 """The rows of the benchmark as data: what is done, how often, and what is promised for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.dataset import Dataset
 
 OURS = "ours"
-PEERS = ("floor", "popoto", "redis-om")
+BOUND = "bound"
+PEERS = ("floor", BOUND, "popoto", "redis-om")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class Row:
     short: Size | None = None
     targets: tuple[Target, ...] = field(default=())
     floor: str = ""
+    bound: str = ""
+    """What it takes at least, where that is measured."""
+
+    def contestants(self, peers: Sequence[str]) -> tuple[str, ...]:
+        """Ours and those of the peers that have something of their own to show in this row."""
+        return (OURS, *(peer for peer in peers if peer != BOUND or self.bound))
 
     def size(self, short: bool) -> Size | None:
         return self.short if short else self.full
@@ -71,6 +79,7 @@ ROWS = (
         Size(60, 3, Dataset(60, 30)),
         (_ONE_TRIP, Target("≤ 1.3 × floor", "seconds", 1.3, "floor")),
         "one awaited EVALSHA of a small script",
+        "the floor's script without a client library",
     ),
     Row(
         "gather-create",
@@ -86,6 +95,7 @@ ROWS = (
             Target("≤ 4 sockets", "sockets", 4),
         ),
         "MULTI in explicit pipelines of 100 records",
+        "a bare future each, scripts of 100 creates without a client library",
     ),
     Row(
         "create-many",
@@ -109,6 +119,7 @@ ROWS = (
         Size(250, 3, _FEW_STORED),
         (Target("≥ 2 × the pipeline, decoding included", "seconds", 1 / 2, "floor"),),
         "one pipeline of HGETALL, decoded by hand",
+        "a bare future each, scripts of 250 HMGET without a client library",
     ),
     Row(
         "range",
@@ -119,6 +130,7 @@ ROWS = (
         Size(8, 3, _FEW_STORED),
         (_ONE_TRIP, Target("≥ 5 × popoto", "seconds", 1 / 5, "popoto")),
         "ZRANGEBYSCORE, then a pipeline of HGETALL",
+        "one script without a client library",
     ),
     Row(
         "equality",

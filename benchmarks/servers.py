@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis
 
 # redis-om's find() works in database 0 only. Separate databases let contestants take turns on stored records.
-DATABASES = {"redis-om": 0, "ours": 1, "floor": 2, "popoto": 3}
+DATABASES = {"redis-om": 0, "ours": 1, "floor": 2, "popoto": 3, "bound": 4}
 
 
 class NotEmpty(Exception):

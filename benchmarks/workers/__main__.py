@@ -17,7 +17,7 @@ from benchmarks.measure import Heartbeat
 from benchmarks.workers.actions import ACTIONS, Action, Job, memory_growth
 from benchmarks.workers.contestant import Contestant, Unavailable
 
-MODULES = {"ours": "ours", "floor": "floor", "popoto": "popoto_peer", "redis-om": "redis_om_peer"}
+MODULES = {"ours": "ours", "floor": "floor", "bound": "bound", "popoto": "popoto_peer", "redis-om": "redis_om_peer"}
 LONGEST_LINE = 1 << 20
 
 Reply = dict[str, Any]
