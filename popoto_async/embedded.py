@@ -3,12 +3,6 @@
 `embedded://` is a fresh, empty server; its folder and its data are gone when it stops. `embedded:///path/to/folder`
 and `embedded://./folder` keep their data in that folder in an append-only file synced once a second.
 
-How a server ends with its process, even one that is killed with SIGKILL: beside each server runs a shell that reads a
-pipe whose other end only this process holds. The kernel closes that end when the process is gone, the shell reads the
-end of file and stops the server. (`PR_SET_PDEATHSIG` would not do: it needs a `preexec_fn`, which is unsafe with
-threads, and it fires when the *thread* that started the server ends, which here is a worker thread.) A forked child
-closes its copies of these ends at once, so it can't keep a server alive, and it never stops one.
-
 A folder is locked by its server: the server inherits the descriptor that holds the flock, so the folder is free when
 nothing writes to it any more, and not a moment before.
 """
@@ -16,13 +10,11 @@ nothing writes to it any more, and not a moment before.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,104 +23,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from popoto_async.errors import ConfigurationError, PopotoError, Unavailable
+from popoto_async.owned import OwnedProcess, close, keep_private
 
 if sys.platform != "win32":
     import fcntl
 
 PATIENCE = 10.0
-"""Seconds a server may take to answer (while it reports loading its data: any time), to stop, or to free its folder."""
+"""Seconds a server may take to answer (while it reports loading its data: any time) or to free its folder."""
 
 SOCKET_LIMIT = 100
 """Bytes of a unix socket's path; the kernels allow 107 (Linux) and 103 (macOS)."""
 
 LOG_TAIL = 15
 """Lines of the server's log in an error."""
-
-# The server's shell tells the watcher its pid before it turns into the server, so there is no moment at which a
-# server runs unwatched. From then on its stdout is the log.
-_RUN = 'echo $$; exec "$@" >&2'
-
-# A line after the pid says that the owner has stopped the server itself; the end of file, that the owner is gone.
-_WATCH = """
-if read -r pid; then
-    read -r _ && exit 0
-    kill -s "$1" "$pid"
-fi
-rm -rf -- "$2"
-n=0
-while kill -0 "$pid" && [ $n -lt 50 ]; do sleep 0.1 || sleep 1; n=$((n + 1)); done
-kill -s KILL "$pid"
-"""
-
-
-class OwnedProcess:
-    """A command that runs until `stop()` or until this process ends, in whatever way.
-
-    Its output is appended to `log`, `lock` becomes its standard input, and `scratch` is removed with it.
-    """
-
-    def __init__(
-        self, command: list[str], *, log: Path, scratch: Path, stop_with: signal.Signals, lock: int | None = None
-    ) -> None:
-        self.owner = os.getpid()
-        self.scratch = scratch
-        self.stop_with = stop_with
-        self._stopping = threading.Lock()
-        watch = ["/bin/sh", "-c", _WATCH, "sh", stop_with.name.removeprefix("SIG"), str(scratch)]
-        run = ["/bin/sh", "-c", _RUN, "sh", *command]
-        read_end, self._write_end = os.pipe()
-        _private_descriptors.add(self._write_end)
-        # Sessions of their own: a Ctrl-C in the terminal is for the owner, which stops the server when it is done.
-        try:
-            with log.open("ab") as output:
-                self.watcher = subprocess.Popen(
-                    watch, stdin=read_end, stdout=output, stderr=output, start_new_session=True, cwd="/"
-                )
-                self.process = subprocess.Popen(
-                    run,
-                    stdin=subprocess.DEVNULL if lock is None else lock,
-                    stdout=self._write_end,
-                    stderr=output,
-                    start_new_session=True,
-                    cwd="/",
-                )
-        except BaseException:
-            _close(self._write_end)
-            raise
-        finally:
-            os.close(read_end)
-
-    @property
-    def mine(self) -> bool:
-        """Whether this process started it, and did not inherit it by a fork."""
-        return os.getpid() == self.owner
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs. Only its owner can ask."""
-        if self.process.poll() is None:
-            return True
-        self.stop()  # its pid is free for others from now on: the watcher must not know it any longer
-        return False
-
-    def stop(self) -> None:
-        """Stop it and wait until it is gone. Does nothing the second time, and nothing in a forked child."""
-        if not self.mine:
-            return
-        with self._stopping:
-            if self.watcher.returncode is not None:
-                return
-            self.process.send_signal(self.stop_with)
-            try:
-                self.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            with contextlib.suppress(BrokenPipeError):  # somebody killed the watcher
-                os.write(self._write_end, b"stopped\n")
-            _close(self._write_end)
-            self.watcher.wait()
-            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class _Server:
@@ -153,7 +60,7 @@ class _Server:
             raise
         finally:
             if lock is not None:
-                _close(lock)  # from here on the server holds it
+                close(lock)  # from here on the server holds it
         try:
             self._wait()
         except BaseException:
@@ -267,11 +174,8 @@ class _Running:
 
     def forget(self) -> None:
         """In a forked child: nothing here is its own, not even the lock, which another thread may have held."""
-        for descriptor in list(_private_descriptors):
-            _close(descriptor)
         for server in self.servers.values():
-            # The child can't wait for its parent's children; told that they are done with, Popen does not warn.
-            server.run.process.returncode = server.run.watcher.returncode = 0
+            server.run.disown()
         self.lock = threading.RLock()
         self.servers = {}
 
@@ -349,7 +253,7 @@ def _lock(folder: Path) -> int:
         lock = os.open(folder / "popoto.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise PopotoError(f"{folder} can't hold an embedded server: {error}") from error
-    _private_descriptors.add(lock)
+    keep_private(lock)
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -359,7 +263,7 @@ def _lock(folder: Path) -> int:
             if time.monotonic() < deadline and not _exists(holder):
                 time.sleep(0.02)
                 continue
-            _close(lock)
+            close(lock)
             raise Unavailable(
                 f"The embedded server in {folder} belongs to process {holder or 'unknown'}",
                 hint="A folder serves one process at a time. Stop that process, or run one server for both "
@@ -394,12 +298,6 @@ def _ask(socket_path: str) -> bytes | None:
             return b""
 
 
-def _close(descriptor: int) -> None:
-    _private_descriptors.discard(descriptor)
-    os.close(descriptor)
-
-
-_private_descriptors: set[int] = set()  # pipe ends and locks that a forked child must not keep open
 _running = _Running()
 atexit.register(_running.stop_all)
 if hasattr(os, "register_at_fork"):

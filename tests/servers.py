@@ -21,7 +21,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from popoto_async.embedded import OwnedProcess, valkey_binary
+from popoto_async.embedded import valkey_binary
+from popoto_async.owned import OwnedProcess
 
 T = TypeVar("T")
 

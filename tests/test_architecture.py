@@ -33,6 +33,7 @@ RANKS = {
     "codec": 1.0,
     "expressions": 1.0,
     "pending": 1.0,
+    "owned": 1.0,
     "plan": 1.1,
     "scripts": 2.0,
     "fields": 3.0,
