@@ -16,7 +16,7 @@ from popoto_async.plan import Guard, Operation, Outcome, Test
 from popoto_async.planning.read import plan_guard, plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
-from popoto_async.records import State, encode, stored_values
+from popoto_async.records import State, encode, stored_texts, stored_values
 from popoto_async.schema import Binding, Schema
 
 STATE = ("_key", "_stored", "_version", "_stub")
@@ -157,7 +157,8 @@ class Update(Change):
         stamped = self._stamp(now, inserting=False)
         names = names if names is None else names | stamped
         encoded = self._encode(names)
-        stored, partial = state["_stored"], "_stub" in state  # of which what was assigned is known to be different
+        stored = stored_texts(schema, state)
+        partial = "_stub" in state  # of which what was assigned is known to be different
         self.changed = {
             name: encoded.get(name)
             for name in schema.fields
@@ -216,7 +217,7 @@ class Update(Change):
 
     def settle(self, outcome: Outcome) -> None:
         """The instance knows what was stored, the sum included."""
-        stored = {**self.state["_stored"], **self.changed}
+        stored = {**stored_texts(self.schema, self.state), **self.changed}
         if self.moves and self.schema.referrers:
             self._follow(stored)
             if outcome[3]:

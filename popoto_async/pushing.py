@@ -10,7 +10,7 @@ from popoto_async.flight import Independent, fly
 from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.lists import plan_push
-from popoto_async.records import State, database_of, require_stored
+from popoto_async.records import State, database_of, require_stored, stored_texts
 from popoto_async.schema import Binding, Schema
 
 ADMISSION = 20
@@ -45,8 +45,8 @@ class Push(Independent):
         if outcome[0] != b"ok":
             raise failure(self.schema, key, self._state, outcome, binding)
         self._field.after_push(self._items, self._text)
-        stored = self._state.get("_stored")
-        if stored is not None and self._state.get("_key") == key:
+        if self._state.get("_key") == key:
+            stored = self._state["_stored"] = stored_texts(self.schema, self._state)
             stored[name] = [self._text, *(stored.get(name) or ())][: self._field.limit]
         return int(outcome[1])
 

@@ -4,7 +4,7 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 
 | entry | what |
 |---|---|
-| `_stored` | the stored text of each field, as last read or written; None while the instance is new |
+| `_stored` | what was last read or written: a text by field, or the row as it came; missing while the instance is new |
 | `_key` | the key under which it is stored; None while the instance is new |
 | `_version` | its version, where `Meta.versioned` |
 | `_stub` | what to write to load it, while it is a stub, which knows its key alone |
@@ -168,15 +168,14 @@ def require_key(schema: Schema, state: State) -> None:
 def fill(cls: Any, key: str, row: list[Any]) -> Any:
     """An instance from the stored texts of a schema's columns (None: null)."""
     schema: Schema = cls._meta
+    state: State = {"_key": key, "_stored": row}
     try:
-        columns = zip(schema.fields, schema.decoders, row, strict=False)
-        state: State = {name: None if raw is None else decode(raw) for name, decode, raw in columns}
+        for name, decode, raw in zip(schema.columns, schema.decoders, row, strict=False):
+            state[name] = None if raw is None else decode(raw)
     except DefinitionError:  # of a class that is not defined: what is stored may well be right
         raise
     except Exception:  # whatever a decoder raises, the bytes are not a value; the other fields stay readable
-        state = _fill_readable(schema, row)
-    state["_stored"] = dict(zip(schema.fields, row, strict=False))
-    state["_key"] = key
+        _fill_readable(schema, state, row)
     if schema.options.versioned:
         version = row[len(schema.fields)]
         state["_version"] = None if version is None else version.decode()
@@ -185,14 +184,18 @@ def fill(cls: Any, key: str, row: list[Any]) -> Any:
     return instance
 
 
-def _fill_readable(schema: Schema, row: list[Any]) -> State:
-    state: State = {}
-    for name, decode, raw in zip(schema.fields, schema.decoders, row, strict=False):
+def _fill_readable(schema: Schema, state: State, row: list[Any]) -> None:
+    for name, decode, raw in zip(schema.columns, schema.decoders, row, strict=False):
         try:
             state[name] = None if raw is None else decode(raw)
         except Exception:  # as above
             state.setdefault("_corrupt", {})[name] = raw
-    return state
+
+
+def stored_texts(schema: Schema, state: State) -> dict[str, Any]:
+    """The stored text of each field of a stored instance, as last read or written. Few instances are asked for it."""
+    stored: dict[str, Any] | list[Any] = state["_stored"]
+    return dict(zip(schema.fields, stored, strict=False)) if isinstance(stored, list) else stored
 
 
 def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection[str]) -> State:

@@ -13,7 +13,7 @@ from popoto_async.fields.relationship import relation
 from popoto_async.outcomes import failure
 from popoto_async.planning.relations import FETCHED, plan_fetch
 from popoto_async.planning.write import LOAD_COST
-from popoto_async.records import ask, fill
+from popoto_async.records import ask, fill, stored_texts
 from popoto_async.schema import Schema
 
 Tree = dict[str, "Tree"]
@@ -58,7 +58,7 @@ async def complete(instance: Any, timeout: float | None = None) -> Any:
         )
     if "_stub" in state:
         schema: Schema = cls._meta
-        known = state["_stored"]
+        known = stored_texts(schema, state)
         kept = {
             name: state[name]
             for name, field in schema.fields.items()

@@ -15,7 +15,7 @@ from popoto_async.flight import fly
 from popoto_async.outcomes import failure
 from popoto_async.planning.relations import plan_rewrite
 from popoto_async.planning.write import Addition, plan_expire, plan_load
-from popoto_async.records import State, ask, database_of, require_concrete, require_stored
+from popoto_async.records import State, ask, database_of, require_concrete, require_stored, stored_texts
 from popoto_async.schema import Schema
 
 ADMISSION = 45
@@ -203,9 +203,10 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     if len(outcome) == 1:
         raise failure(schema, key, state, [b"gone"], binding)
     row = outcome[1:]
+    stored = state["_stored"] = stored_texts(schema, state)
     corrupt = state.pop("_corrupt", {})
     for name, raw in zip(wanted, row[:-1], strict=True):
-        state["_stored"][name] = raw
+        stored[name] = raw
         corrupt.pop(name, None)
         state[name] = None
         if raw is not None:

@@ -13,7 +13,7 @@ from popoto_async.flight import fly
 from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_transaction
-from popoto_async.records import State, database_of, require_concrete, require_key
+from popoto_async.records import State, database_of, require_concrete, require_key, stored_texts
 from popoto_async.saving import ADMISSION, addition, rewrite, timing
 from popoto_async.schema import Binding, Schema
 
@@ -123,7 +123,7 @@ def _expected(change: Change, binding: Binding) -> State:
     elif isinstance(change, Insert):
         state["_stored"] = change.encoded
     elif isinstance(change, Update):
-        stored = state["_stored"] = {**change.state["_stored"], **change.changed}
+        stored = state["_stored"] = {**stored_texts(change.schema, change.state), **change.changed}
         if change.add:
             name = change.add.field
             raw = stored.get(name)

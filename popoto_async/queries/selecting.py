@@ -82,7 +82,10 @@ class Selection(msgspec.Struct, frozen=True):
 
     async def found(self) -> list[Found]:
         """All the rows."""
-        return [item async for page in self.pages() for item in page]
+        rows: list[Found] = []
+        async for page in self.pages():
+            rows = rows + page if rows else page
+        return rows
 
 
 def _first(part: tuple[list[Any], Found]) -> list[Any]:
@@ -98,16 +101,17 @@ def builder(
     """What makes a result of a row of these columns: an instance, or a dict of `values`."""
     schema: Schema = model._meta
     fields = [schema.fields[name] for name in columns if name in schema.fields]
-    measure = _measure(distance, fields)
+    measure = None if distance is None else _measure(*distance, fields)
     if values is None:
+        if measure is None:
+            return lambda key, row: fill(model, key.decode(), row)
 
-        def build_instance(key: bytes, row: list[bytes | None]) -> Any:
+        def build_measured(key: bytes, row: list[bytes | None]) -> Any:
             instance = fill(model, key.decode(), row)
-            if measure:
-                instance.__dict__.update(measure(row))
+            instance.__dict__.update(measure(row))
             return instance
 
-        return build_instance
+        return build_measured
     shown = fields[: len(values)]
 
     def build_dict(key: bytes, row: list[bytes | None]) -> Any:
@@ -127,11 +131,8 @@ def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
         raise field.corrupt(key.decode(), raw) from error
 
 
-def _measure(distance: Distance, fields: list[Field[Any]]) -> Callable[[list[bytes | None]], dict[str, Any]] | None:
+def _measure(by: ByDistance, unit: str, fields: list[Field[Any]]) -> Callable[[list[bytes | None]], dict[str, Any]]:
     """What tells the distance of a row, as results carry it."""
-    if distance is None:
-        return None
-    by, unit = distance
     centre = Coordinates(by.latitude, by.longitude)
     at = next(index for index, field in enumerate(fields) if field.name == by.field)
 
