@@ -89,7 +89,7 @@ class Dispatcher:
             self._open()
             return False
         most = BUSY_TURN_COST if small.call or big.call else TURN_COST
-        return self._turn < most and len(small.queue) + len(big.queue) < self._limit
+        return self._turn < most and len(small.backlog.tickets) + len(big.backlog.tickets) < self._limit
 
     def _give_up(self, patience: float) -> None:
         """Fail those who have waited long enough; they stand first."""
@@ -150,19 +150,19 @@ class Dispatcher:
         ticket.alone = ticket.alone or not self._batching
         small, big = self.lanes
         large = ticket.operation.size > BIG
-        if not big.pending and not large:
+        if not big.backlog.pending and not large:
             small.submit(ticket)
             return
         # Order first: behind whatever of its models is pending, be it on both lanes.
         models = ticket.models
-        busy = [lane for lane in self.lanes if not lane.pending.keys().isdisjoint(models)]
+        busy = [lane for lane in self.lanes if not lane.backlog.pending.keys().isdisjoint(models)]
         if len(busy) == 2:
-            ticket.behind = busy[1]
+            ticket.behind = busy[1].backlog
         (busy[0] if busy else self.lanes[large]).submit(ticket)
 
     def snapshot(self) -> Stats:
         """The counters as they stand."""
-        self.stats.queued = len(self._waiting) + sum(len(lane.queue) for lane in self.lanes)
+        self.stats.queued = len(self._waiting) + sum(len(lane.backlog.tickets) for lane in self.lanes)
         self.stats.connections = sum(lane.wire is not None for lane in self.lanes)
         return self.stats
 

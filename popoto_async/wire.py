@@ -153,8 +153,7 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._parser = hiredis.Reader(replyError=Refused, notEnoughData=_INCOMPLETE)
         self._replies: deque[Any] = deque()
-        self._waiter: asyncio.Future[Any] | None = None
-        self._at_once: Callable[[Any], None] | None = None
+        self._listener: Callable[[Any], None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost: str | None = None
         self._due = 0
@@ -200,23 +199,14 @@ class Wire(asyncio.Protocol):
         """False once the other side is known to have closed."""
         return self._lost is None and not self._transport.is_closing()
 
-    @property
-    def full(self) -> bool:
-        """Whether the server reads more slowly than is sent to it."""
-        return self._room is not None
-
-    async def drain(self) -> None:
-        """Wait until it is not."""
-        if self._room is not None:
-            await self._room
-
     async def send(self, *arguments: Any) -> None:
         """Send one command without waiting for its reply. Raises TypeError for an argument that can't be sent."""
         self.write(*arguments)
-        await self.drain()
+        if self._room is not None:
+            await self._room
 
     def write(self, *arguments: Any) -> None:
-        """The same without waiting for room."""
+        """The same without waiting until the server has read so much that there is room for more."""
         packed = hiredis.pack_command(arguments)
         if not self.alive:
             raise self._loss()
@@ -226,27 +216,42 @@ class Wire(asyncio.Protocol):
         if self.patience is not None and self._watch is None:
             self._watch = self._loop.call_later(self.patience, self._look, self.patience)
 
-    async def receive(self, at_once: Callable[[Any], None] | None = None) -> Any:
-        """The reply of the earliest command not yet answered.
+    def listen(self, listener: Callable[[Any], None] | None) -> None:
+        """Give the reply of the earliest command not yet answered to a listener, in the turn that brings it.
 
-        A reply that is no error is given to `at_once` first, in the turn of the loop that brings it.
+        An error is given as Refused, a connection that breaks as Lost; raises Lost where it is broken already. None:
+        what was listened for is kept for the next one.
         """
-        if not self._replies:
-            if not self.alive:
-                raise self._loss()
-            self._waiter, self._at_once = self._loop.create_future(), at_once
-            try:
-                return await self._waiter
-            finally:
-                self._waiter = None
-        reply = self._replies.popleft()
-        if len(self._replies) == UNREAD - 1:
-            self._transport.resume_reading()
-        if isinstance(reply, Refused):
-            raise reply
-        if at_once is not None:
-            at_once(reply)
-        return reply
+        self._listener = None
+        if listener is None:
+            return
+        if self._replies:
+            reply = self._replies.popleft()
+            if len(self._replies) == UNREAD - 1:
+                self._transport.resume_reading()
+            listener(reply)
+        elif self._lost is not None:
+            raise self._loss()
+        else:
+            self._listener = listener
+
+    async def receive(self) -> Any:
+        """The reply of the earliest command not yet answered."""
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(reply: Any) -> None:
+            if waiter.done():  # cancelled in this turn of the loop
+                self._replies.append(reply)
+            elif isinstance(reply, Exception):
+                waiter.set_exception(reply)
+            else:
+                waiter.set_result(reply)
+
+        self.listen(settle)
+        try:
+            return await waiter
+        finally:
+            self._listener = None
 
     async def command(self, *arguments: Any) -> Any:
         """Send one command and wait for its reply."""
@@ -285,7 +290,7 @@ class Wire(asyncio.Protocol):
         child shares with its parent.
         """
         self._forget()
-        self._waiter = self._room = None
+        self._listener = self._room = None
         if hasattr(self._transport, "_call_connection_lost"):  # asyncio's own; others close their sockets by themselves
             self._transport._closing = True
             self._transport._call_connection_lost(None)
@@ -303,30 +308,24 @@ class Wire(asyncio.Protocol):
 
     def _take(self, reply: Any) -> None:
         self._due -= 1
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            self._replies.append(reply)
-            if len(self._replies) == UNREAD:
-                self._transport.pause_reading()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(reply)
             return
-        self._waiter = None
-        try:
-            if isinstance(reply, Refused):
-                raise reply
-            if self._at_once is not None:
-                self._at_once(reply)
-            waiter.set_result(reply)
-        except Exception as error:
-            waiter.set_exception(error)
+        self._replies.append(reply)
+        if len(self._replies) == UNREAD:
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell those who wait."""
         self._forget()
         self._lost = self._lost or str(exc or "the server closed the connection")
-        for waiting in (self._waiter, self._room):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(self._loss())
-        self._waiter = self._room = None
+        listener, self._listener = self._listener, None
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_exception(self._loss())
+        if listener is not None:
+            listener(self._loss())
 
     def _loss(self) -> Lost:
         return Lost(f"{self.shown}: {self._lost or 'the connection is closed'}")

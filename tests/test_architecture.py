@@ -46,6 +46,7 @@ RANKS = {
     "tracing": 6.0,
     "wire": 6.0,
     "calls": 6.1,
+    "backlog": 6.15,
     "lane": 6.2,
     "dispatcher": 6.3,
     "database": 6.4,

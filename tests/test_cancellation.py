@@ -146,7 +146,7 @@ async def test_ten_thousand_awaits_a_third_of_them_cancelled(clean_server: Serve
         assert created < stored
 
         lanes = db.session().dispatcher.lanes
-        assert [(lane.pending, len(lane.queue)) for lane in lanes] == [({}, 0), ({}, 0)]
+        assert [(lane.backlog.pending, len(lane.backlog.tickets)) for lane in lanes] == [({}, 0), ({}, 0)]
         assert db.stats().connections <= 2
         assert proxy.open == db.stats().connections
         assert len(other_clients(clean_server)) == db.stats().connections
@@ -288,7 +288,7 @@ async def test_a_stream_that_is_left_early_asks_for_no_more(clean_server: Server
         sent = sum(proxy.requests.values())
         await turns(50)
         assert sum(proxy.requests.values()) == sent
-        assert db.session().dispatcher.lanes[0].pending == {}
+        assert db.session().dispatcher.lanes[0].backlog.pending == {}
 
 
 async def test_connecting_can_be_cancelled(clean_server: Server) -> None:

@@ -29,8 +29,8 @@ from popoto_async import (
     unbatched,
 )
 from popoto_async import lane as lane_module
+from popoto_async.backlog import CALL_BYTES
 from popoto_async.dispatcher import BIG
-from popoto_async.lane import CALL_BYTES
 from popoto_async.wire import Wire
 from tests.proxy import FaultProxy
 from tests.servers import Server, count_commands
@@ -337,7 +337,7 @@ async def test_the_queue_is_bounded_and_callers_wait_for_a_place(clean_server: S
         await held.happened()
         waiting = [asyncio.create_task(Parcel.create(name=f"w{n}")) for n in range(1000)]
         await turns(30)
-        assert len(dispatcher.lanes[0].queue) < 500, "one turn may overshoot the limit, no more"
+        assert len(dispatcher.lanes[0].backlog.tickets) < 500, "one turn may overshoot the limit, no more"
         assert db.stats().queued == 1000
         held.release()
         await asyncio.gather(first, *waiting)
@@ -639,8 +639,8 @@ async def test_no_count_of_what_is_pending_is_left_behind(clean_server: Server) 
             one.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
         await Parcel.query.count()
-        assert [lane.pending for lane in lanes] == [{}, {}]
-        assert [len(lane.queue) for lane in lanes] == [0, 0]
+        assert [lane.backlog.pending for lane in lanes] == [{}, {}]
+        assert [len(lane.backlog.tickets) for lane in lanes] == [0, 0]
 
 
 async def test_the_task_of_a_lane_refers_to_no_callers_context(db: Database) -> None:
@@ -653,11 +653,25 @@ async def test_the_task_of_a_lane_refers_to_no_callers_context(db: Database) -> 
 # The lane's own task --------------------------------------------------------------------------------------------------
 
 
+async def test_a_lane_has_a_task_only_for_what_it_has_to_wait_for(clean_server: Server) -> None:
+    async with proxied(clean_server) as (proxy, db):
+        lane = db.session().dispatcher.lanes[0]
+        await known(Parcel)
+        held = proxy.hold_reply(command="EVALSHA")
+        first = asyncio.create_task(Parcel.create(name="first"))
+        await held.happened()
+        assert (lane.call is not None, lane._task) == (True, None)
+        held.release()
+        await first
+        assert (lane.call, lane._task) == (None, None)
+
+
 async def test_a_lane_whose_task_is_cancelled_goes_on_while_somebody_waits(clean_server: Server) -> None:
     async with proxied(clean_server) as (proxy, db):
         await known(Parcel)
         item = await Parcel.create(name="i")
-        held = proxy.hold_reply(command="EVALSHA")
+        held = proxy.hold_reply(command="INFO")
+        proxy.drop_all()
         first = asyncio.create_task(item.increment("count"))
         await held.happened()
         second = asyncio.create_task(item.increment("count"))
@@ -669,10 +683,33 @@ async def test_a_lane_whose_task_is_cancelled_goes_on_while_somebody_waits(clean
         held.release()
         assert await asyncio.gather(first, second) == [1, 2]
         assert (await item.refresh()).count == 2
-        assert db.stats().resent == 1
+        assert db.stats().reconnects == 1
 
 
-async def test_a_lane_cancelled_between_a_call_and_its_reply_crosses_no_replies(
+async def test_a_lane_cancelled_between_a_command_of_its_own_and_the_reply_crosses_no_replies(
+    clean_server: Server,
+) -> None:
+    async with proxied(clean_server) as (proxy, db):
+        await known(Parcel)
+        parcel = await Parcel.create(name="p")
+        clean_server.client.script_flush()
+        held = proxy.hold_reply(command="SCRIPT")
+        first = [asyncio.create_task(parcel.increment("count")) for _ in range(20)]
+        await held.happened()
+        second = [asyncio.create_task(parcel.increment("count")) for _ in range(20)]
+        await turns()
+        lane = db.session().dispatcher.lanes[0]
+        assert lane._task is not None
+        lane._task.cancel()
+        await turns()
+        held.release()
+        assert await asyncio.gather(*first, *second) == list(range(1, 41))
+        assert await parcel.increment("count", 10) == 50
+        assert await Parcel.query.count() == 2
+        assert (db.stats().reconnects, db.stats().resent) == (1, 0)
+
+
+async def test_a_reply_waits_until_what_the_one_before_brought_is_handed_out(
     clean_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane_module, "SLICE", 0)  # each outcome is handed out in a turn of its own
@@ -680,17 +717,37 @@ async def test_a_lane_cancelled_between_a_call_and_its_reply_crosses_no_replies(
         await known(Parcel)
         parcel = await Parcel.create(name="p")
         held = proxy.hold_reply(command="EVALSHA")
-        first = [asyncio.create_task(parcel.increment("count")) for _ in range(20)]
+        first = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
         await held.happened()
-        second = [asyncio.create_task(parcel.increment("count")) for _ in range(20)]
+        second = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
         await turns()
         held.release()
-        lane = db.session().dispatcher.lanes[0]
-        while not (lane._answered and lane._left):
+        lane, most = db.session().dispatcher.lanes[0], 0
+        while not second[-1].done():
             await asyncio.sleep(0)
-        assert lane._task is not None
-        lane._task.cancel()
-        assert await asyncio.gather(*first, *second) == list(range(1, 41))
-        assert await parcel.increment("count", 10) == 50
-        assert await Parcel.query.count() == 2
-        assert db.stats().reconnects == 1
+            most = max(most, len(lane._answered))
+        assert await asyncio.gather(*first, *second) == list(range(1, 401))
+        assert 0 < most <= 200
+
+
+async def test_a_lane_that_breaks_while_outcomes_are_handed_out_sends_the_next_call_again(
+    clean_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "SLICE", 0)
+    async with proxied(clean_server) as (proxy, db):
+        await known(Parcel)
+        parcel = await Parcel.create(name="p")
+        held = proxy.hold_reply(command="EVALSHA")
+        first = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
+        await held.happened()
+        second = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
+        await turns()
+        lane = db.session().dispatcher.lanes[0]
+        held.release()
+        while not (lane._answered and lane.call is not None):
+            await asyncio.sleep(0)
+        assert lane.wire is not None
+        lane.wire._break_off("cut here")
+        assert await asyncio.gather(*first, *second) == list(range(1, 401))
+        assert await parcel.increment("count", 10) == 410
+        assert (db.stats().reconnects, db.stats().resent) == (1, 1)
