@@ -12,7 +12,7 @@ from popoto_async.errors import OutcomeUnknown, PopotoError, Unavailable
 from popoto_async.plan import Guard, Operation, Outcome
 from popoto_async.tracing import Trace
 
-_READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh"}
+_READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh", "behind"}
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
 
 
@@ -102,6 +102,7 @@ class Call(NamedTuple):
 
 def pack(tickets: list[Ticket]) -> Call:
     """The header and the values of a call that carries these operations in this order."""
+    writes = any(ticket.operation.writes for ticket in tickets)
     models: dict[Any, int] = {}
     wires: list[msgspec.Raw] = []
     values: list[bytes] = []
@@ -117,6 +118,8 @@ def pack(tickets: list[Ticket]) -> Call:
         body = {**operation.body, "op": operation.name, "at": len(values) + 2}
         if m > 1:
             body["m"] = m
+        if writes and operation.name in _READS:
+            body["reads"] = 1
         values.extend(operation.values)
         if operation.guard:
             body["guard"] = number_of(operation.guard)
@@ -133,7 +136,6 @@ def pack(tickets: list[Ticket]) -> Call:
         return number
 
     operations = [place(ticket.operation) for ticket in tickets]
-    writes = any(ticket.operation.writes for ticket in tickets)
     header: dict[str, Any] = {"models": wires, "ops": operations}
     if guards:
         header["guards"] = guards

@@ -81,7 +81,7 @@ class Change:
             self.withdraw()
             raise
 
-    def _remember(self, stored: Mapping[str, bytes | None], version: bytes | None) -> None:
+    def _remember(self, stored: Mapping[str, bytes | None], outcome: Outcome) -> None:
         state = self.state
         state["_key"], state["_stored"] = self.key, stored
         for name in self.schema.beside:
@@ -89,8 +89,8 @@ class Change:
         corrupt = {name: raw for name, raw in state.pop("_corrupt", {}).items() if name not in state}
         if corrupt:
             state["_corrupt"] = corrupt
-        if version:
-            state["_version"] = version.decode()
+        if len(outcome) > 1 and outcome[1]:
+            state["_version"] = outcome[1].decode()
 
 
 def _require_if_exists(schema: Schema, if_exists: Any) -> None:
@@ -135,7 +135,7 @@ class Insert(Change):
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a stored one."""
-        self._remember(self.encoded, outcome[1])
+        self._remember(self.encoded, outcome)
 
 
 class Update(Change):
@@ -226,7 +226,7 @@ class Update(Change):
             name = self.add.field
             stored[name] = outcome[2]
             self.value = self.state[name] = self.schema.fields[name].decode(outcome[2])
-        self._remember(stored, outcome[1])
+        self._remember(stored, outcome)
 
     def _follow(self, stored: dict[str, bytes | None]) -> None:
         """References of the record to itself have followed its key."""

@@ -162,7 +162,8 @@ class Lane:
         if call is None:
             return
         if call.writes:
-            call.header.update(lane=self._key, seq=f"{self._sequence:016}", resend=int(self._left))
+            resend = {"resend": 1} if self._left else {}
+            call.header.update(lane=self._key, seq=f"{self._sequence:016}", **resend)
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._had_left, self._left = self._left, True
@@ -230,11 +231,11 @@ class Lane:
         if reply[0] in _VERDICTS:
             self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=LOOK))
         else:
-            answered = list(zip(call.tickets, reply[1], strict=True))
+            answered = list(zip(call.tickets, reply[2:], strict=True))
             if call.writes:
                 self._remembered = time.monotonic()
                 self._has_written = True
-            self._clock.learn(int(reply[0]) / 1e6, self._sent, self._loop.time())
+            self._clock.learn(int(reply[0]) + int(reply[1]) / 1e6, self._sent, self._loop.time())
             self._patient = True
             self._stats.round_trips += 1
             self._stats.operations += len(call.tickets)

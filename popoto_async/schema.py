@@ -195,7 +195,7 @@ class Binding:
             "slots": self.keys.slots,
             "text": "\n".join(lines) + _built(sorted({*kept, *added}), lines),
             **_apart(lines),
-            "versioned": schema.options.versioned,
+            **_given(versioned=schema.options.versioned),
             "fields": schema.columns,
         }
         beside = [slot for slot, line in enumerate(lines) if line[0] in BESIDE]
@@ -271,9 +271,14 @@ def _apart(lines: list[str]) -> dict[str, Any]:
     split = [line.split(LISTED) for line in lines]
     return {
         "places": [key[1:] for key, *_ in split],
-        "kinds": {slot: key[0] for slot, (key, *_) in enumerate(split) if key[0] != MEMBER},
-        "listed": {slot: lists for slot, (_, *lists) in enumerate(split) if lists},
+        **_given(kinds={slot: key[0] for slot, (key, *_) in enumerate(split) if key[0] != MEMBER}),
+        **_given(listed={slot: lists for slot, (_, *lists) in enumerate(split) if lists}),
     }
+
+
+def _given(**one: Any) -> dict[str, Any]:
+    """What a map has to say: nothing of what is empty."""
+    return {name: value for name, value in one.items() if value}
 
 
 def _built(said: list[str], lines: list[str]) -> str:

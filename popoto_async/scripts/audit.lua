@@ -8,7 +8,7 @@
 local function stands(model, entries, key)
   for i = 1, #entries, 3 do
     local kind, where = place(model, entries, i)
-    if #unlisted(model.listed[entries[i]], entries[i + 1]) > 0 then
+    if #unlisted(model, entries[i], entries[i + 1]) > 0 then
       return false
     end
     if kind == MEMBER then

@@ -3,6 +3,7 @@
 -- args: op.n earlier keys at op.at; op.alias
 -- reply: ok, for each: the number of references left and the present key | false, where nobody has to follow any more |
 --        an empty list, where what stands there can't be read
+-- include: lib/errors.lua
 
 local function left_of(earlier, stored)
   local done, moved = pcall(cmsgpack.unpack, stored)

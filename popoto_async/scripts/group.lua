@@ -2,6 +2,7 @@
 -- keys: op.stream, op.dead
 -- args: op.verb, op.group, op.consumer, op.idle (ms), op.limit, op.start, op.after, op.count, op.most, op.ids, op.reason
 -- reply: ok entries after newest | ok settled | corrupt; an entry is {id, {name, value, …}, deliveries}
+-- include: lib/errors.lua
 -- include: lib/writes.lua
 -- include: lib/pending.lua
 

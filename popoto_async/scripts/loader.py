@@ -1,8 +1,8 @@
 """Lua files → scripts ready to be sent: headers read, includes flattened, the sha computed.
 
 Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
-stands for that file's text; each file is included once, where it is first asked for, which may be inside a function. A
-line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
+stands for that file's text; each file is included once, where it is first asked for. An indented one stands in a function
+or a branch, and counts for nothing outside of it. A line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
 that file includes and the text around it does not, when it is first asked for: a call pays for what it carries.
 Operations joined by `+` share what they include, so that a script doesn't hold it twice. A line `-- later: lib/a.lua`
 makes a table `later` that has what `lib/a.lua` defines, when something of it is first asked for.
@@ -74,14 +74,15 @@ def _header(name: str, text: str) -> Mapping[str, str]:
 
 @cache
 def _parts(text: str) -> tuple[tuple[str, str], ...]:
-    """Lines of code ("", line), and what stands for others ("include", file) and ("operations", names)."""
+    """Lines of code ("", line), and what stands for others ("include" or "within", file) and ("operations", names)."""
     found: list[tuple[str, str]] = []
     for line in text.splitlines():
         special = _INCLUDE.fullmatch(line)
+        how = "within" if special and special[1] == "include" and line[0] == " " else special and special[1]
         if special and found and special[1] == found[-1][0] and special[1] in _LISTS:
             found[-1] = (special[1], f"{found[-1][1]} {special[2]}")
         elif special:
-            found.append((special[1], special[2]))
+            found.append((str(how), special[2]))
         elif not _COMMENT.fullmatch(line):
             found.append(("", line.rstrip()))
     return tuple(found)
@@ -107,6 +108,11 @@ def _flatten(name: str, text: str, *, chain: tuple[str, ...], included: set[str]
 def _include(name: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
     """The lines that stand for an include."""
     return _flatten(name, _read(name), chain=chain, included=included)
+
+
+def _within(name: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
+    """The lines that stand for an include in a function or a branch: what they define is known there alone."""
+    return _include(name, chain, set(included))
 
 
 def _operations(groups: str, chain: tuple[str, ...], included: set[str]) -> list[str]:
@@ -147,4 +153,4 @@ def _on_demand(table: str, lines: list[str]) -> list[str]:
     ]
 
 
-_INCLUDERS = {"include": _include, "operations": _operations, "later": _later}
+_INCLUDERS = {"include": _include, "within": _within, "operations": _operations, "later": _later}

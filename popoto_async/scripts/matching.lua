@@ -35,5 +35,5 @@ operations.matching = function(call, op, model)
   if #tree.filter(query.where, {op.key}, query.view_anew()) == 0 then
     return {'unmatched'}
   end
-  return operations[step.op](call, step, model_of(call, step))
+  return operations[step.op](call, step, model_of(step))
 end

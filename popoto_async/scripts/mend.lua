@@ -3,7 +3,7 @@
 -- args: at op.at: the key, the manifest as seen, the entries implied, the values of op.fields; op.suspects, op.renames
 -- reply: ok state faults (kind slot tail other); the state is done, gone, changed or foreign
 -- include: lib/faults.lua
--- include: lib/slots.lua
+-- include: lib/registering.lua
 
 operations.mend = function(call, op, model)
   local status, faults = faults_of(call, op, model)

@@ -37,7 +37,7 @@ local function prune(op, model, key, tail, member)
     return 0
   end
   if op.slot >= 0 and (remove == removers.c or op.kind == MEMBER) then
-    listing.drop(model, op.slot, tail, op.kind == MEMBER and key)
+    unlist_value(model, op.slot, tail, op.kind == MEMBER and key)
   end
   return 1
 end

@@ -4,7 +4,7 @@
 -- reply: ok length | gone | declined text (the field is stored in the record) | foreign key type
 -- include: lib/beside.lua
 -- include: lib/manifest.lua
--- include: lib/slots.lua
+-- include: lib/registering.lua
 
 operations.push = function(_, op, model)
   local record, foreign = read_manifest(model, op.key)

@@ -1,7 +1,7 @@
 -- purpose: every operation, writing ones included
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in µs, outcomes | refused | unknown
+-- reply: time in s, µs, outcomes | refused | unknown
 
 local operations = {}
 -- include: lib/main.lua
@@ -15,11 +15,8 @@ local LANE_TTL = '3600000'
 -- Digits of a sequence number, so that two compare as texts.
 local DIGITS = 16
 
-local reads = {load = true, select = true, fetch = true, audit = true, members = true, tell = true, weigh = true,
-  behind = true}
-local call = begun()
-
--- A sequence that was answered gets the same answers; an earlier one comes too late.
+-- A sequence that was answered gets the same answers; an earlier one comes too late. Remembered are the outcomes of
+-- writes that are not the usual one, by the number of the operation.
 local stored = redis.call('GET', call.lane)
 local answered
 if stored then
@@ -27,53 +24,58 @@ if stored then
   if last > call.seq then
     return {'refused'}
   elseif last == call.seq then
-    answered = cmsgpack.unpack(stored:sub(DIGITS + 1))
+    answered = #stored > DIGITS and cmsgpack.unpack(stored:sub(DIGITS + 1)) or {}
   end
-elseif call.resend == 1 then
+elseif call.resend then
   return {'unknown'}
 end
 
 -- A model is made ready once in a call: its slots compared, what is due of it swept.
 local function make_ready(model)
   model.ready = true
-  local done, reason = pcall(function()
-    model.refusal = slots_differ(model)
-    model.due = not model.refusal and has_due(model, call.now) and operations.sweep(call, {}, model)[3] == 1
-  end)
-  if not done then
-    model.refusal = failure(reason)
-  end
+  model.refusal = slots_differ(model)
+  model.due = not model.refusal and has_due(model, call.now) and operations.sweep(call, {}, model)[3] == 1
 end
 
 local function refusal(model)
   if not model.ready then
-    make_ready(model)
+    local done, reason = pcall(make_ready, model)
+    if not done then
+      -- include: lib/failure.lua
+      model.refusal = failure(reason)
+    end
   end
   return model.refusal
 end
 
 -- A transaction is refused as a whole, and says for which of its operations.
 local function outcome_of(op)
-  local model = model_of(call, op)
-  local outcome = refusal(model) or (model.due and reads[op.op] and {'due'})
-  if op.ops then
-    for i, step in ipairs(op.ops) do
-      local refused = refusal(model_of(call, step))
-      outcome = outcome or (refused and {'failed', i, refused})
-    end
+  local model = model_of(op)
+  local outcome = refusal(model) or (model.due and op.reads and {'due'})
+  for i, step in ipairs(op.ops or {}) do
+    local refused = refusal(model_of(step))
+    outcome = outcome or (refused and {'failed', i, refused})
   end
-  return outcome or run_operation(call, op, model)
+  return outcome or run_operation(op, model)
 end
 
-local outcomes, remembered = {}, {}
-for i, op in ipairs(call.ops) do
-  local outcome = answered and answered[i] or outcome_of(op)
-  outcomes[i], remembered[i] = outcome, not reads[op.op] and outcome
+local remembered = {}
+for i = 1, #call.ops do
+  local op = call.ops[i]
+  local outcome
+  if answered and not op.reads then
+    outcome = answered[i] or DONE
+  else
+    outcome = outcome_of(op)
+    remembered[i] = not op.reads and outcome ~= DONE and outcome or nil
+  end
+  reply[#reply + 1] = outcome
 end
 if not answered then
-  local kept = redis.pcall('SET', call.lane, call.seq .. cmsgpack.pack(remembered), 'PX', LANE_TTL)
-  if is_error(kept) and kept.err:find('READONLY', 1, true) then
-    return kept  -- a replica: none of this was done, and another server may be the one to ask
+  local kept = call.seq .. (next(remembered) and cmsgpack.pack(remembered) or '')
+  local done = redis.pcall('SET', call.lane, kept, 'PX', LANE_TTL)
+  if done.err and done.err:find('READONLY', 1, true) then
+    return done  -- a replica: none of this was done, and another server may be the one to ask
   end
 end
-return {call.time, outcomes}
+return reply

@@ -1,29 +1,18 @@
 -- purpose: store a record and move it to the entries its values imply, or change nothing
 -- keys: the record, the keys beside it, the index keys named by its old and new entries, $Class, $Man, $Exp
 -- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values, list items
--- reply: ok version value | unique slot tail owner | exists key row | gone | stale | moved row | foreign | declined value field
+-- reply: ok version value (ok alone where there is neither) | unique slot tail owner | exists key row | gone | stale
+--        moved row | foreign | declined value field
 -- include: lib/entries.lua
 -- include: lib/manifest.lua
--- include: lib/slots.lua
--- include: lib/streams.lua
--- later: lib/moves.lua lib/expected.lua lib/beside.lua lib/expiry.lua
+-- later: lib/moves.lua lib/claims.lua lib/expected.lua lib/built.lua lib/registering.lua
+-- later: lib/beside.lua lib/expiry.lua lib/increment.lua lib/stream.lua
 
 -- `unpack` stops near 8,000 values.
 local HASH_ARGUMENTS = 4000
 
--- The next version: never one that an earlier record under this key had, so it starts at the clock.
-local function next_version(call, stored)
-  return string.format('%.0f', stored and tonumber(stored) + 1 or call.micros)
-end
-
--- What only an increment needs.
-local function arithmetic()
-  -- include: lib/increment.lua
-  return incremented, computed_entries
-end
-
--- The record as it stands under the key it had (`old`), and what stands under the key it comes to (`target`); or the
--- outcome that refuses the save.
+-- The record as it stands under the key it had, what stands under the key it comes to, and the version; or the outcome
+-- that refuses the save.
 local function examine(op, model, key, from)
   local inserting = not op.touched
   local old, foreign = read_manifest(model, from, inserting)
@@ -32,30 +21,30 @@ local function examine(op, model, key, from)
     target, foreign = read_manifest(model, key)
   end
   if foreign then
-    return nil, foreign
+    return foreign
   end
   if not inserting and not old.mark then
-    return nil, {'gone'}
+    return {'gone'}
   end
-  local missing = op.relies and not_built(op.relies)
+  local missing = op.relies and later.not_built(op.relies)
   if missing then
-    return nil, missing
+    return missing
   end
   local found = op.found and later.found_owner(model, cmsgpack.unpack(ARGV[op.at + op.sets]), op.found)
   if found then
-    return nil, {'unique', op.found, '', found, later.row_of(model, found)}
+    return {'unique', op.found, '', found, later.row_of(model, found)}
   end
   if (inserting or from ~= key) and target.mark and op.if_exists then
-    return nil, {'exists', key, op.if_exists == 'return' and not op.found and later.row_of(model, key)}
+    return {'exists', key, op.if_exists == 'return' and not op.found and later.row_of(model, key)}
   end
   local version = model.versioned and redis.call('HGET', from, '$v')
   if op.version and version ~= op.version then
-    return nil, {'stale', version}
+    return {'stale', version}
   end
   if op.expect and later.has_moved(op, from, op.at + op.sets + (op.drops or 0)) then
-    return nil, {'moved', later.row_of(model, from)}
+    return {'moved', later.row_of(model, from)}
   end
-  return {old = old, target = target, version = version, known = old.mark or old.companion}
+  return nil, old, target, version
 end
 
 -- The entries before and after the save and the manifest of the latter; `after` is nil where a partial save touches
@@ -66,10 +55,9 @@ local function entries_of(op, old, from)
     local before = old.text == EMPTY and {} or cmsgpack.unpack(old.text)
     return before, packed == old.text and before or cmsgpack.unpack(packed), packed
   end
-  local value, computed
+  local value
   if op.add then
-    local incremented, computed_entries = arithmetic()
-    value, computed = incremented(op, from), computed_entries
+    value = later.incremented(op, from)
     if not value then
       return nil, nil, nil, nil, {'declined', redis.call('HGET', from, op.add.field), op.add.field}
     end
@@ -79,7 +67,7 @@ local function entries_of(op, old, from)
     return before, from ~= op.key and before or nil, old.text, value
   end
   local fresh = cmsgpack.unpack(packed)
-  local after = later.merge_entries(before, computed and computed(op, fresh, value) or fresh, op.touched)
+  local after = later.merge_entries(before, value and later.computed_entries(op, fresh, value) or fresh, op.touched)
   return before, after, cmsgpack.pack(after), value
 end
 
@@ -107,29 +95,31 @@ end
 operations.save = function(call, op, model)
   local key, from = op.key, op.from or op.key
   local inserting = not op.touched
-  local record, refusal = examine(op, model, key, from)
-  if refusal then
-    return refusal
+  -- Others may refer to records of this model. A new one doesn't take a key under which they still mean another.
+  if op.alias and not op.from and run('HEXISTS', op.alias, key) == 1 then
+    return operations.save_referred(call, op, model)
   end
-  local before, after, text, value, declined = entries_of(op, record.old, from)
+  local refused, old, target, version = examine(op, model, key, from)
+  if refused then
+    return refused
+  end
+  local before, after, text, value, declined = entries_of(op, old, from)
   if declined then
     return declined
   end
-  if after then
-    local slot, tail, owner = claim_conflict(model, after, key, from, inserting)
+  if after and model.kinds then
+    local slot, tail, owner = later.claim_conflict(model, after, key, from, inserting)
     if slot then
       return {'unique', slot, tail, owner, false}
     end
   end
-
-  local stream = streams(model)
-  local unheard = stream and stream.refusal(model)
+  local unheard = model.events and later.stream.refusal(model)
   if unheard then
     return unheard
   end
 
-  local old, target = record.old, record.target
-  local expires = record.known and run('ZSCORE', model.exp, from)
+  local known = old.mark or old.companion
+  local expires = known and run('ZSCORE', model.exp, from)
   if model.beside and (inserting or from ~= key or op.lists) then
     later.require_besides(model, from)
     later.require_besides(model, key)
@@ -137,26 +127,26 @@ operations.save = function(call, op, model)
   local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl)) or
     (not inserting and not op.persist and expires) or nil
   if model.unregistered then
-    register_slots(model)
+    later.register_slots(model)
   end
   if target ~= old and (target.mark or target.companion) then
     later.remove_record(model, key, target)
     target = {}
   end
-  if after then
-    if #before == 0 then
-      add_entries(model, after, key)
-    else
+  if not known then
+    add_record(model, after, key)
+  else
+    if after then
       later.move_entries(model, before, from, after, key)
     end
-  end
-  if from ~= key then
-    write({'ZADD', model.class, '0', from}, 'ZREM', model.class, from)
-    forget_manifest(model, from, old)
-    later.forget_deadline(model, from)
-  end
-  if not old.mark or from ~= key then
-    write({'ZREM', model.class, key}, 'ZADD', model.class, '0', key)
+    if from ~= key then
+      write({'ZADD', model.class, '0', from}, 'ZREM', model.class, from)
+      later.forget_manifest(model, from, old)
+      later.forget_deadline(model, from)
+    end
+    if not old.mark or from ~= key then
+      write({'ZREM', model.class, key}, 'ZADD', model.class, '0', key)
+    end
   end
   if deadline then
     later.set_deadline(model, key, deadline)
@@ -170,9 +160,9 @@ operations.save = function(call, op, model)
   if model.beside then
     later.store_besides(op, model, key, from)
   end
-  local version = record.version
   if model.versioned then
-    version = next_version(call, version)
+    -- Never a version that an earlier record under this key had, so it starts at the clock.
+    version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
     redis.call('HSET', key, '$v', version)
   end
   if deadline then
@@ -180,8 +170,8 @@ operations.save = function(call, op, model)
   elseif expires then
     later.keep_record(model, key)
   end
-  if stream then
-    stream.saved(call, model, op, version, value)
+  if model.events then
+    later.stream.saved(call, model, op, version, value)
   end
-  return {'ok', version, value or false}
+  return (version or value) and {'ok', version or false, value or false} or DONE
 end

@@ -1,7 +1,8 @@
--- purpose: save a record of a model that others refer to: where its key changes, references follow
+-- purpose: save a record under a key that others refer to: references to it follow, or mean another record
 -- keys: those of save, the hash of keys that have changed, the records that refer, their index keys
 -- args: those of save, op.alias; where the key changes op.graph and op.part, the key as a part of others
 -- reply: that of save, its fourth item 1 where references are left to replace | clash model key owner | busy key
+-- include: lib/failure.lua
 -- include: lib/moved.lua
 
 -- The record has another key now, and so have those that refer to it, or some of them.
@@ -38,12 +39,10 @@ end
 
 operations.save_referred = function(call, op, model)
   local from = op.from or op.key
-  if (op.from or not op.touched) and run('HEXISTS', op.alias, op.key) == 1 then
+  if run('HEXISTS', op.alias, op.key) == 1 then
     -- References to this very key mean another record: first they have to say so.
     local outcome = op.together and {'busy', op.key} or rewrite_alias(call, op.alias, op.key, MOST_REFERRERS)
     return outcome or {'moved', op.from and redis.call('HMGET', from, unpack(model.fields)) or {}}
-  elseif not op.from then
-    return operations.save(call, op, model)
   end
   for _, key in ipairs({op.from, op.key}) do
     remember_hash(model, key)
@@ -77,7 +76,7 @@ operations.save_referred = function(call, op, model)
     redis.call(unpack(entry))
   end
   if outcome[1] == 'ok' then
-    outcome[4] = rest
+    outcome = {'ok', outcome[2] or false, outcome[3] or false, rest}
   end
   return outcome
 end

@@ -2,7 +2,7 @@
 -- keys: the records, the index keys named by op.where and op.order, $Class
 -- args: the operation as docs/architecture.md has it; values of stored conditions and of op.after are at op.at
 -- reply: ok keys texts examined | more keys texts examined cursor | ok n examined | more n examined cursor | unbuilt
--- include: lib/slots.lua
+-- include: lib/built.lua
 -- include: lib/query.lua
 -- include: lib/count.lua
 -- include: lib/choice.lua

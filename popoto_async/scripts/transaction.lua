@@ -3,6 +3,7 @@
 -- args: op.ops, each with an m of its own
 -- reply: ok outcomes | failed index outcome
 -- include: lib/main.lua
+-- include: lib/failure.lua
 -- include: lib/beside.lua
 
 operations.transaction = function(call, op)
@@ -20,7 +21,7 @@ operations.transaction = function(call, op)
     local outcomes = {}
     for i, one in ipairs(op.ops) do
       step = i
-      local model = model_of(call, one)
+      local model = model_of(one)
       one.together = true
       remember(one.from or one.key, model)
       if one.from then

@@ -1,7 +1,8 @@
 -- purpose: what a save was planned on, and what stands there instead
 -- defines: row_of, has_moved, found_owner
--- include: lib/entries.lua
+-- include: lib/places.lua
 -- include: lib/lists.lua
+-- include: lib/writes.lua
 
 local function row_of(model, key)
   local row = redis.call('HMGET', key, unpack(model.fields))

@@ -1,5 +1,5 @@
 -- purpose: records with a deadline: set, forget, and sweep what is due
--- defines: SWEEP, set_deadline, end_record, keep_record, forget_deadline, remove_record, sweep, sweep_due
+-- defines: SWEEP, set_deadline, end_record, keep_record, forget_deadline, forget_manifest, remove_record, sweep, sweep_due
 -- include: lib/beside.lua
 -- include: lib/manifest.lua
 -- include: lib/moves.lua
@@ -39,6 +39,12 @@ local function forget_deadline(model, key)
   return before
 end
 
+local function forget_manifest(model, key, old)
+  if old.companion then
+    write({'HSET', model.man, key, old.companion}, 'HDEL', model.man, key)
+  end
+end
+
 -- Everything of a record but its hash and what stands beside it, which the caller deletes last.
 local function remove_record(model, key, old)
   move_entries(model, cmsgpack.unpack(old.text), key, {}, key)
@@ -57,7 +63,7 @@ local function sweep(model, key)
   local entries = cmsgpack.unpack(old.text or old.companion or EMPTY)
   for i = 1, #entries, 3 do
     if not pcall(drop_entry, model, entries, i, key) then
-      pcall(listing.drop, model, entries[i], entries[i + 1], false)
+      pcall(unlist_value, model, entries[i], entries[i + 1], false)
     end
   end
   redis.pcall('ZREM', model.class, key)

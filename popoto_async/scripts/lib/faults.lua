@@ -58,9 +58,9 @@ local function check_member(model, after, i, key, faults)
 end
 
 local function check_lists(model, after, i, faults)
-  local lists, slot, tail = model.listed[after[i]], after[i], after[i + 1]
-  for _, list in ipairs(unlisted(lists, tail)) do
-    fault(faults, 'unlisted', slot, tail, list, function() listing.add(lists, tail) end)
+  local slot, tail = after[i], after[i + 1]
+  for _, list in ipairs(unlisted(model, slot, tail)) do
+    fault(faults, 'unlisted', slot, tail, list, function() list_value(model.listed[slot], tail) end)
   end
 end
 

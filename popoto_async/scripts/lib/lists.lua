@@ -6,6 +6,7 @@ local read_lists, count_items
 
 local function define_lists()
   -- include: lib/beside.lua
+  -- include: lib/errors.lua
 
   -- Calls a function with the number and the key of each of the names that is a list.
   local function each_list(model, names, record, visit)

@@ -1,10 +1,11 @@
 -- purpose: the manifest of a record: what it occupies, read and stored
--- defines: MANIFEST_INLINE, EMPTY, companion_of, read_manifest, store_manifest, forget_manifest
+-- defines: MANIFEST_INLINE, EMPTY, companion_of, read_manifest, store_manifest
 -- include: lib/writes.lua
 
 -- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
 local MANIFEST_INLINE = 64
-local EMPTY = cmsgpack.pack({})
+-- An empty list in MessagePack.
+local EMPTY = '\144'
 
 -- Whether there are manifests outside the records' hashes at all, by the key that would hold them.
 local companions = {}
@@ -22,7 +23,7 @@ end
 local function read_manifest(model, key, is_new)
   local there = not is_new or redis.call('EXISTS', key) == 1
   local mark = there and redis.pcall('HGET', key, '$')
-  if is_error(mark) then
+  if type(mark) == 'table' then
     return nil, {'foreign', key, redis.call('TYPE', key).ok}
   end
   if mark and mark ~= '' then
@@ -47,10 +48,4 @@ local function store_manifest(model, key, old, text, expiring)
     write({'HSET', model.man, key, before}, 'HDEL', model.man, key)
   end
   return outside and '' or text
-end
-
-local function forget_manifest(model, key, old)
-  if old.companion then
-    write({'HSET', model.man, key, old.companion}, 'HDEL', model.man, key)
-  end
 end

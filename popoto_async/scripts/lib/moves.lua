@@ -1,6 +1,8 @@
 -- purpose: moving a record from the entries it occupies to those it is to occupy
--- defines: by_place, merge_entries, drop_entry, move_entries
--- include: lib/entries.lua
+-- defines: by_place, merge_entries, add_entry, drop_entry, move_entries
+-- include: lib/places.lua
+-- include: lib/listing.lua
+-- include: lib/unlisting.lua
 
 -- Entry positions by the place they name; a place holds a record once.
 local function by_place(entries)
@@ -40,6 +42,22 @@ local function merge_entries(stored, fresh, touched)
   return merged
 end
 
+local function add_entry(model, entries, i, member, previous)
+  local kind, key = place(model, entries, i)
+  local lists = model.listed and model.listed[entries[i]]
+  if kind == MEMBER then
+    local inverse = previous and {'ZADD', key, previous, member} or {'ZREM', key, member}
+    write(inverse, 'ZADD', key, entries[i + 2], member)
+  else
+    local owner = run('HGET', key, entries[i + 1])
+    local inverse = owner and {'HSET', key, entries[i + 1], owner} or {'HDEL', key, entries[i + 1]}
+    write(inverse, 'HSET', key, entries[i + 1], member)
+  end
+  if lists then
+    list_value(lists, entries[i + 1])
+  end
+end
+
 local function drop_entry(model, entries, i, member)
   local kind, key = place(model, entries, i)
   if kind == MEMBER then
@@ -49,15 +67,11 @@ local function drop_entry(model, entries, i, member)
   else
     return
   end
-  listing.drop(model, entries[i], entries[i + 1], kind == MEMBER and key)
+  unlist_value(model, entries[i], entries[i + 1], kind == MEMBER and key)
 end
 
 -- Additions come first: they are what can fail.
 local function move_entries(model, before, old_member, after, new_member)
-  if #before == 0 then
-    add_entries(model, after, new_member)
-    return
-  end
   local same = old_member == new_member
   local had, has = by_place(before), by_place(after)
   for id, i in pairs(has) do

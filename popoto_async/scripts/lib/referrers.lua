@@ -1,5 +1,6 @@
 -- purpose: changing records because of what they refer to
 -- defines: MOST_REFERRERS, slot_of, names_of, refer, refer_later, referred, settle_references, remember_hash, unheard, tell_deleted
+-- include: lib/claims.lua
 -- include: lib/expiry.lua
 -- include: lib/streams.lua
 

@@ -2,7 +2,9 @@
 -- defines: entries_of, is_living, occupies, unlisted, is_value, deadline_of, deadlines_agree, amiss
 -- include: lib/writes.lua
 -- include: lib/manifest.lua
--- include: lib/entries.lua
+-- include: lib/errors.lua
+-- include: lib/places.lua
+-- include: lib/unlisting.lua
 
 -- Milliseconds that a server without PEXPIRETIME may be off when it is asked for a deadline.
 local SLACK = 50
@@ -40,10 +42,10 @@ local function occupies(model, mark, key, slot, tail)
   return false
 end
 
--- The lists that are to name the value of a tail and don't.
-local function unlisted(lists, tail)
+-- The lists of an index that are to name the value of a tail and don't.
+local function unlisted(model, slot, tail)
   local found = {}
-  for i, list in ipairs(tail ~= NULL and lists or {}) do
+  for i, list in ipairs(tail ~= NULL and model.listed and model.listed[slot] or {}) do
     local score = redis.pcall('ZSCORE', list, i == 2 and mirrored(tail) or tail)
     if not is_error(score) and tonumber(score or 1) ~= 0 then
       found[#found + 1] = list
@@ -55,7 +57,7 @@ end
 -- Whether something stands under a text that one of the lists of an index names.
 local function is_value(model, slot, kind, text)
   local tail = kind == 'mirror' and mirrored(text) or text
-  return tail ~= NULL and model.listed[slot] ~= nil and listing.has(model, slot, tail)
+  return tail ~= NULL and has_value(model, slot, tail)
 end
 
 -- When the hash under a key ends, in ms of 1970; nil where it doesn't. And how far off that may be.

@@ -1,8 +1,6 @@
 -- purpose: escaped texts as the tails of index keys have them
--- defines: NULL, mirrored
-
--- Stands for null in a tail; no escaped text is this.
-local NULL = '%null'
+-- defines: mirrored
+-- include: lib/null.lua
 
 -- The escaped text of the reversed text: the characters of UTF-8 turned round, each escape kept as it is.
 local function mirrored(escaped)
