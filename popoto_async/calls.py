@@ -100,31 +100,65 @@ class Call(NamedTuple):
     writes: bool
 
 
+def _runs(tickets: list[Ticket]) -> list[list[Operation]]:
+    """The operations in their order, neighbours that differ in nothing but key and values together."""
+    runs: list[list[Operation]] = []
+    last: Operation | None = None
+    for ticket in tickets:
+        operation = ticket.operation
+        if last is not None and _alike(last, operation):
+            runs[-1].append(operation)
+        else:
+            runs.append([operation])
+        last = operation
+    return runs
+
+
+def _alike(one: Operation, other: Operation) -> bool:
+    return (
+        one.key is not None
+        and other.key is not None
+        and one.name == other.name
+        and one.layout.identity == other.layout.identity
+        and len(one.values) == len(other.values)
+        and one.body == other.body
+    )
+
+
 def pack(tickets: list[Ticket]) -> Call:
     """The header and the values of a call that carries these operations in this order."""
     writes = any(ticket.operation.writes for ticket in tickets)
+    loads = not writes and all(ticket.operation.name == "load" for ticket in tickets)
     models: dict[Any, int] = {}
     wires: list[msgspec.Raw] = []
     values: list[bytes] = []
     numbers: dict[int, int] = {}
     guards: list[dict[str, int]] = []
 
-    def place(operation: Operation) -> dict[str, Any]:
+    def place(run: list[Operation]) -> dict[str, Any]:
+        operation = run[0]
         layout = operation.layout
         m = models.get(layout.identity)
         if m is None:
-            wires.append(msgspec.Raw(layout.wire))
+            wires.append(msgspec.Raw(layout.loads if loads else layout.wire))
             m = models[layout.identity] = len(wires)
-        body = {**operation.body, "op": operation.name, "at": len(values) + 2}
+        body = {**operation.body, "op": operation.name}
+        if values:  # else they begin where a script takes them to
+            body["at"] = len(values) + 2
+        if len(run) > 1:
+            body.update(each=[each.key for each in run], width=len(operation.values))
+        elif operation.key is not None:
+            body["key"] = operation.key
         if m > 1:
             body["m"] = m
         if writes and operation.name in _READS:
             body["reads"] = 1
-        values.extend(operation.values)
+        for each in run:
+            values.extend(each.values)
         if operation.guard:
             body["guard"] = number_of(operation.guard)
         if operation.steps:
-            body["ops"] = [place(step) for step in operation.steps]
+            body["ops"] = [{"at": 2, **place([step])} for step in operation.steps]
         return body
 
     def number_of(guard: Guard) -> int:
@@ -135,7 +169,7 @@ def pack(tickets: list[Ticket]) -> Call:
             number = numbers[id(guard)] = len(guards)
         return number
 
-    operations = [place(ticket.operation) for ticket in tickets]
+    operations = [place(run) for run in _runs(tickets)]
     header: dict[str, Any] = {"models": wires, "ops": operations}
     if guards:
         header["guards"] = guards

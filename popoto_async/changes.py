@@ -128,10 +128,9 @@ class Insert(Change):
     def plan(self, binding: Binding) -> Operation:
         """Every field and every entry."""
         self.key = binding.record_key(self.state)
-        insert = plan_insert(
+        return plan_insert(
             binding, self.key, self.state, self.encoded, if_exists=self.if_exists, timing=self.timing, found=self.found
         )
-        return with_references(binding, insert) if self.schema.referrers else insert
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a stored one."""

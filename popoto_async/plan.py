@@ -224,6 +224,8 @@ class Layout(msgspec.Struct, frozen=True):
     klass: str
     wire: bytes
     """The `model` map of the header, packed."""
+    loads: bytes
+    """As much of it as loads need."""
     identity: Hashable
 
 
@@ -257,6 +259,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     """The operations of a transaction."""
     also: tuple[str, ...] = ()
     """Class keys of other models whose records it reads or writes."""
+    key: str | None = None
+    """The record that it is about. Neighbours in a queue that differ in nothing but key and values travel as one."""
     guard: Guard | None = None
     """What a record has to satisfy for its change to be made; no part of `size`, because it travels once."""
 

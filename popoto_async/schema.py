@@ -191,12 +191,13 @@ class Binding:
         wire = {
             "class": self.keys.klass,
             "man": self.keys.manifests,
+            "alias": self.keys.aliases,
             "exp": self.keys.deadlines,
             "slots": self.keys.slots,
             "text": "\n".join(lines) + _built(sorted({*kept, *added}), lines),
             **_apart(lines),
             **_given(versioned=schema.options.versioned),
-            "fields": schema.columns,
+            "fields": _together(schema.columns),
         }
         beside = [slot for slot, line in enumerate(lines) if line[0] in BESIDE]
         if beside:
@@ -211,7 +212,9 @@ class Binding:
         if added:
             wire["late"] = "\n".join(lines) + _built(kept, lines)
         identity = (self.keys.klass, events, *lines, stored, *kept, *added)
-        self.layout = Layout(schema.model, self.keys.klass, msgspec.msgpack.encode(wire), identity)
+        loads = wire if schema.beside else {"exp": wire["exp"], "fields": wire["fields"]}
+        packed = msgspec.msgpack.encode(wire), msgspec.msgpack.encode(loads)
+        self.layout = Layout(schema.model, self.keys.klass, *packed, identity)
 
     def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
         """Of what is `told` on the server of indexes, that which stays; and what is said of indexes new to it."""
@@ -274,6 +277,12 @@ def _apart(lines: list[str]) -> dict[str, Any]:
         **_given(kinds={slot: key[0] for slot, (key, *_) in enumerate(split) if key[0] != MEMBER}),
         **_given(listed={slot: lists for slot, (_, *lists) in enumerate(split) if lists}),
     }
+
+
+def _together(texts: tuple[str, ...]) -> msgspec.Raw:
+    """Texts as one text, which scripts take apart where they need them: each packed, one after the other."""
+    packed = b"".join(map(msgspec.msgpack.encode, texts))
+    return msgspec.Raw(b"\xdb" + len(packed).to_bytes(4) + packed)
 
 
 def _given(**one: Any) -> dict[str, Any]:

@@ -45,5 +45,6 @@ def split(binding: Binding, encoded: Mapping[str, Any], stored: Mapping[str, Any
 
 def plan_push(binding: Binding, key: str, name: str, item: bytes, cap: int) -> Operation:
     """Put an item before those of a list beside a record."""
-    body = {"key": key, "field": name, "slot": binding.slots[binding.schema.beside[name]], "cap": cap}
-    return Operation("push", binding.layout, body, (item,), True, PUSH_COST + len(item) // BYTES_PER_COST, len(item))
+    body = {"field": name, "slot": binding.slots[binding.schema.beside[name]], "cap": cap}
+    cost = PUSH_COST + len(item) // BYTES_PER_COST
+    return Operation("push", binding.layout, body, (item,), True, cost, len(item), key=key)

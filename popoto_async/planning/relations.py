@@ -102,15 +102,9 @@ def _parts(binding: Binding, field: Relationship[Any]) -> Iterable[tuple[str, in
 
 
 def with_references(binding: Binding, save: Operation) -> Operation:
-    """The save of a record that others refer to: where it moves the record, references follow.
-
-    References to an earlier record of a key are told where that is, before a new one takes the key.
-    """
-    body = {**save.body, "alias": binding.keys.aliases}
-    if "from" not in body:
-        return replace(save, body=body)
+    """The save that moves a record which others refer to: references follow."""
     graph = Graph(binding, deep=False)
-    body.update(graph=graph.wire, part=escape(body["key"]))
+    body = {**save.body, "graph": graph.wire, "part": escape(save.key or "")}
     return replace(save, name="save_referred", body=body, cost=save.cost + 60, also=tuple(graph.classes))
 
 

@@ -78,12 +78,7 @@ def plan_insert(
     if binding.schema.beside:
         encoded, lists = split(binding, encoded, {})
     arguments = _interleave(binding.schema.raw_names, encoded)
-    body = {
-        "key": key,
-        "sets": len(arguments),
-        **timing,
-        **lists.body,
-    }
+    body = {"sets": len(arguments), **timing, **lists.body}
     if if_exists != "overwrite":
         body["if_exists"] = if_exists
     if found is not None:
@@ -91,7 +86,7 @@ def plan_insert(
         body["relies"] = [[binding.keys.slots, binding.keys.klass, binding.definitions[found]]]
     size = sum(map(len, arguments)) + lists.size
     values_sent = (*arguments, pack_entries(triples), *lists.items)
-    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size)
+    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size, key=key)
 
 
 class Addition(NamedTuple):
@@ -151,7 +146,6 @@ def plan_update(
     arguments = _interleave(schema.raw_names, {name: raw for name, raw in changed.items() if raw is not None})
     drops = [*(name.encode() for name, raw in changed.items() if raw is None), *lists.drops]
     body = {
-        "key": key,
         "sets": len(arguments),
         "touched": sorted(binding.slots[name] for name in touched),
         **timing,
@@ -172,24 +166,24 @@ def plan_update(
     expectations = (stored.get(name) or b"" for name in expected)
     size = sum(map(len, arguments)) + lists.size
     values_sent = (*arguments, *drops, pack_entries(triples), *expectations, *lists.items)
-    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size)
+    return Operation("save", binding.layout, body, values_sent, True, _cost(triples, size), size, key=key)
 
 
 def plan_delete(binding: Binding, key: str) -> Operation:
     """Remove a record with all that is its own."""
-    return Operation("delete", binding.layout, {"key": key}, (), True, SAVE_COST + ENTRY_COST * len(binding.slots))
+    return Operation("delete", binding.layout, {}, (), True, SAVE_COST + ENTRY_COST * len(binding.slots), key=key)
 
 
 def plan_load(binding: Binding, key: str, fields: Collection[str] | None = None) -> Operation:
     """Read a record by its key; some fields of it, where these are given."""
     if fields is None:
-        return Operation("load", binding.layout, {"key": key}, (), False, LOAD_COST, 0, key)
-    return Operation("load", binding.layout, {"key": key, "fields": list(fields)}, (), False, LOAD_COST)
+        return Operation("load", binding.layout, {}, (), False, LOAD_COST, 0, key, key=key)
+    return Operation("load", binding.layout, {"fields": list(fields)}, (), False, LOAD_COST, key=key)
 
 
 def plan_expire(binding: Binding, key: str, timing: Mapping[str, Any]) -> Operation:
     """Give a record a deadline, or take it away."""
-    return Operation("expire", binding.layout, {"key": key, **timing}, (), True, SAVE_COST)
+    return Operation("expire", binding.layout, timing, (), True, SAVE_COST, key=key)
 
 
 def plan_sweep(binding: Binding) -> Operation:

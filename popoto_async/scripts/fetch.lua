@@ -5,7 +5,7 @@
 -- include: lib/lists.lua
 
 operations.fetch = function(_, op, model)
-  local names = {unpack(model.fields)}
+  local names = {cmsgpack.unpack(model.fields)}
   names[#names + 1] = '$'
   local moved = redis.call('EXISTS', op.alias) == 1
   local keys, rows = {}, {}

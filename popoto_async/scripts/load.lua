@@ -2,19 +2,20 @@
 -- keys: the record, its lists
 -- args: op.key, op.fields (all declared ones when absent)
 -- reply: ok and the fields' texts (ok alone when there is no such record) | foreign key type
--- include: lib/lists.lua
 
--- `$`, which says whether there is a record, then the stored fields of a model.
-local function columns(model, fields)
-  local names = {'$', unpack(fields or model.fields)}
-  if not fields then
-    model.columns = names
-  end
-  return names
+-- What only records with lists need.
+local function reader()
+  -- include: lib/lists.lua
+  return read_lists
 end
 
 operations.load = function(_, op, model)
-  local names = not op.fields and model.columns or columns(model, op.fields)
+  -- `$`, which says whether there is a record, then the fields; those of the model are the same for many records.
+  local names = op.fields and {'$', unpack(op.fields)} or model.columns
+  if not names then
+    names = {'$', cmsgpack.unpack(model.fields)}
+    model.columns = names
+  end
   local row = redis.pcall('HMGET', op.key, unpack(names))
   if row.err then
     return {'foreign', op.key, redis.call('TYPE', op.key).ok}
@@ -22,7 +23,8 @@ operations.load = function(_, op, model)
   if not row[1] then
     return {'ok'}
   elseif model.lists then
-    read_lists(model, names, op.key, row)
+    model.read_lists = model.read_lists or reader()
+    model.read_lists(model, names, op.key, row)
   end
   row[1] = 'ok'
   return row

@@ -35,5 +35,5 @@ operations.matching = function(call, op, model)
   if #tree.filter(query.where, {op.key}, query.view_anew()) == 0 then
     return {'unmatched'}
   end
-  return operations[step.op](call, step, model_of(step))
+  return operations[step.op](call, step, call.models[step.m or 1])
 end

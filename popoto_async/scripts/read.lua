@@ -8,9 +8,9 @@ local operations = {}
 -- include: lib/due.lua
 -- operations: load fetch select audit+members+tell+weigh+behind
 
--- Where expired records wait, this script can't sweep them: the writing one has to answer.
-local function refusal(model)
+answer_each(function(op, model)
   if model.refusal == nil then
+    -- Where expired records wait, this script can't sweep them: the writing one has to answer.
     local done, due = pcall(has_due, model, call.now)
     model.refusal = done and due and {'due'}
     if not done then
@@ -18,12 +18,6 @@ local function refusal(model)
       model.refusal = failure(due)
     end
   end
-  return model.refusal
-end
-
-for i = 1, #call.ops do
-  local op = call.ops[i]
-  local model = model_of(op)
-  reply[#reply + 1] = refusal(model) or run_operation(op, model)
-end
+  return model.refusal or run_operation(op, model)
+end)
 return reply

@@ -4,6 +4,7 @@
 -- reply: time in s, µs, outcomes | refused | unknown
 
 local operations = {}
+-- include: lib/done.lua
 -- include: lib/main.lua
 -- include: lib/slots.lua
 -- include: lib/due.lua
@@ -34,7 +35,10 @@ end
 local function make_ready(model)
   model.ready = true
   model.refusal = slots_differ(model)
-  model.due = not model.refusal and has_due(model, call.now) and operations.sweep(call, {}, model)[3] == 1
+  local none = redis.call('EXISTS', model.exp, model.man, model.alias) == 0
+  absent[model.exp], absent[model.man], absent[model.alias] = none, none, none
+  model.due = not none and not model.refusal and has_due(model, call.now) and
+    operations.sweep(call, {}, model)[3] == 1
 end
 
 local function refusal(model)
@@ -48,29 +52,25 @@ local function refusal(model)
   return model.refusal
 end
 
--- A transaction is refused as a whole, and says for which of its operations.
-local function outcome_of(op)
-  local model = model_of(op)
-  local outcome = refusal(model) or (model.due and op.reads and {'due'})
-  for i, step in ipairs(op.ops or {}) do
-    local refused = refusal(model_of(step))
-    outcome = outcome or (refused and {'failed', i, refused})
-  end
-  return outcome or run_operation(op, model)
-end
-
 local remembered = {}
-for i = 1, #call.ops do
-  local op = call.ops[i]
-  local outcome
+answer_each(function(op, model, number)
   if answered and not op.reads then
-    outcome = answered[i] or DONE
-  else
-    outcome = outcome_of(op)
-    remembered[i] = not op.reads and outcome ~= DONE and outcome or nil
+    return answered[number] or DONE
   end
-  reply[#reply + 1] = outcome
-end
+  local outcome = refusal(model) or (model.due and op.reads and {'due'})
+  if op.ops then
+    -- A transaction is refused as a whole, and says for which of its operations.
+    for i, step in ipairs(op.ops) do
+      local refused = refusal(call.models[step.m or 1])
+      outcome = outcome or (refused and {'failed', i, refused})
+    end
+  end
+  outcome = outcome or run_operation(op, model)
+  if not op.reads and outcome ~= DONE then
+    remembered[number] = outcome
+  end
+  return outcome
+end)
 if not answered then
   local kept = call.seq .. (next(remembered) and cmsgpack.pack(remembered) or '')
   local done = redis.pcall('SET', call.lane, kept, 'PX', LANE_TTL)

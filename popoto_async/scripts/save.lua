@@ -3,6 +3,7 @@
 -- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values, list items
 -- reply: ok version value (ok alone where there is neither) | unique slot tail owner | exists key row | gone | stale
 --        moved row | foreign | declined value field
+-- include: lib/done.lua
 -- include: lib/entries.lua
 -- include: lib/manifest.lua
 -- later: lib/moves.lua lib/claims.lua lib/expected.lua lib/built.lua lib/registering.lua
@@ -95,8 +96,8 @@ end
 operations.save = function(call, op, model)
   local key, from = op.key, op.from or op.key
   local inserting = not op.touched
-  -- Others may refer to records of this model. A new one doesn't take a key under which they still mean another.
-  if op.alias and not op.from and run('HEXISTS', op.alias, key) == 1 then
+  if inserting and not absent[model.alias] and run('HEXISTS', model.alias, key) == 1 then
+    -- Others refer to a record that had this key: before a new one takes it, they are told where that is.
     return operations.save_referred(call, op, model)
   end
   local refused, old, target, version = examine(op, model, key, from)

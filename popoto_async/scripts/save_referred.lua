@@ -1,12 +1,12 @@
 -- purpose: save a record under a key that others refer to: references to it follow, or mean another record
 -- keys: those of save, the hash of keys that have changed, the records that refer, their index keys
--- args: those of save, op.alias; where the key changes op.graph and op.part, the key as a part of others
+-- args: those of save; where the key changes op.graph and op.part, the key as a part of others
 -- reply: that of save, its fourth item 1 where references are left to replace | clash model key owner | busy key
 -- include: lib/failure.lua
 -- include: lib/moved.lua
 
 -- The record has another key now, and so have those that refer to it, or some of them.
-local function follow(call, op, alias)
+local function follow(call, op, model, alias)
   local later, most = {}, MOST_REFERRERS
   local node, to = op.graph[1], {key = op.key, part = op.part}
   local left = 0
@@ -28,9 +28,9 @@ local function follow(call, op, alias)
     left = left + run('ZCARD', set)
   end
   for _, name in ipairs(names_of(node, op.from)) do
-    local stored = run('HGET', op.alias, name)
+    local stored = run('HGET', model.alias, name)
     if stored or left > 0 then
-      write(stored and {'HSET', op.alias, name, stored} or {'HDEL', op.alias, name}, 'HSET', op.alias, name, alias)
+      write(stored and {'HSET', model.alias, name, stored} or {'HDEL', model.alias, name}, 'HSET', model.alias, name, alias)
     end
   end
   settle_references(later, call)
@@ -39,10 +39,10 @@ end
 
 operations.save_referred = function(call, op, model)
   local from = op.from or op.key
-  if run('HEXISTS', op.alias, op.key) == 1 then
+  if run('HEXISTS', model.alias, op.key) == 1 then
     -- References to this very key mean another record: first they have to say so.
-    local outcome = op.together and {'busy', op.key} or rewrite_alias(call, op.alias, op.key, MOST_REFERRERS)
-    return outcome or {'moved', op.from and redis.call('HMGET', from, unpack(model.fields)) or {}}
+    local outcome = op.together and {'busy', op.key} or rewrite_alias(call, model.alias, op.key, MOST_REFERRERS)
+    return outcome or {'moved', op.from and redis.call('HMGET', from, cmsgpack.unpack(model.fields)) or {}}
   end
   for _, key in ipairs({op.from, op.key}) do
     remember_hash(model, key)
@@ -60,7 +60,7 @@ operations.save_referred = function(call, op, model)
     if saved[1] ~= 'ok' then
       return saved
     end
-    return saved, follow(call, op, alias)
+    return saved, follow(call, op, model, alias)
   end)
   local held = call.held
   if alone then

@@ -21,7 +21,7 @@ operations.transaction = function(call, op)
     local outcomes = {}
     for i, one in ipairs(op.ops) do
       step = i
-      local model = model_of(one)
+      local model = call.models[one.m or 1]
       one.together = true
       remember(one.from or one.key, model)
       if one.from then

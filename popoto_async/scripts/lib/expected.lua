@@ -5,9 +5,9 @@
 -- include: lib/writes.lua
 
 local function row_of(model, key)
-  local row = redis.call('HMGET', key, unpack(model.fields))
+  local row = redis.call('HMGET', key, cmsgpack.unpack(model.fields))
   if model.lists then
-    read_lists(model, model.fields, key, row)
+    read_lists(model, {cmsgpack.unpack(model.fields)}, key, row)
   end
   return row
 end

@@ -1,5 +1,5 @@
 -- purpose: the call that a header describes, and its operations carried out in order, each with an outcome of its own
--- defines: call, reply, DONE, model_of, run_operation
+-- defines: call, reply, run_operation, answer_each
 -- include: lib/writes.lua
 
 local call = cmsgpack.unpack(ARGV[1])
@@ -8,14 +8,6 @@ local call = cmsgpack.unpack(ARGV[1])
 local reply = redis.call('TIME')
 call.micros = reply[1] * 1000000 + reply[2]
 call.now = math.floor(call.micros / 1000)
-
--- The outcome of most writes, which have nothing to tell.
-local DONE = {'ok'}
-
--- The model of an operation: the first one, unless it says another.
-local function model_of(op)
-  return call.models[op.m or 1]
-end
 
 local function run_operation(op, model)
   undo, blamed = {}, false
@@ -26,4 +18,21 @@ local function run_operation(op, model)
     return failure(outcome)
   end
   return outcome
+end
+
+-- Has each operation answered, in their order: `answer` takes it, its model and its number. One that is the same for
+-- several records names them in `each`; its values are `width` for each of them.
+local function answer_each(answer)
+  for i = 1, #call.ops do
+    local op = call.ops[i]
+    local model, each = call.models[op.m or 1], op.each
+    op.at = op.at or 2
+    for j = 1, each and #each or 1 do
+      if each then
+        op.key = each[j]
+      end
+      reply[#reply + 1] = answer(op, model, #reply - 1)
+      op.at = op.at + (each and op.width or 0)
+    end
+  end
 end

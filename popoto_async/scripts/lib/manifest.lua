@@ -1,21 +1,11 @@
 -- purpose: the manifest of a record: what it occupies, read and stored
--- defines: MANIFEST_INLINE, EMPTY, companion_of, read_manifest, store_manifest
+-- defines: MANIFEST_INLINE, EMPTY, read_manifest, store_manifest
 -- include: lib/writes.lua
 
 -- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
 local MANIFEST_INLINE = 64
 -- An empty list in MessagePack.
 local EMPTY = '\144'
-
--- Whether there are manifests outside the records' hashes at all, by the key that would hold them.
-local companions = {}
-
-local function companion_of(model, key)
-  if companions[model.man] == nil then
-    companions[model.man] = redis.call('EXISTS', model.man) == 1
-  end
-  return companions[model.man] and run('HGET', model.man, key)
-end
 
 -- What stands under a record's key: `mark` is its field `$` (false: no record), `text` its manifest, which may be that of
 -- a record that expired and was not swept yet. The second result is an outcome when the key holds something else; a hash
@@ -32,7 +22,7 @@ local function read_manifest(model, key, is_new)
   if not mark and there and (is_new or redis.call('EXISTS', key) == 1) then
     return nil, {'foreign', key, 'hash'}
   end
-  local companion = companion_of(model, key)
+  local companion = not absent[model.man] and run('HGET', model.man, key)
   return {mark = mark, text = companion or EMPTY, companion = companion}
 end
 
@@ -43,7 +33,6 @@ local function store_manifest(model, key, old, text, expiring)
   if outside and before ~= text then
     local inverse = before and {'HSET', model.man, key, before} or {'HDEL', model.man, key}
     write(inverse, 'HSET', model.man, key, text)
-    companions[model.man] = true
   elseif not outside and before then
     write({'HSET', model.man, key, before}, 'HDEL', model.man, key)
   end

@@ -23,8 +23,9 @@ end
 
 -- Where all values are wanted, those that stand in the record.
 local function add_all(entry, model, key)
-  local stored = redis.call('HMGET', key, unpack(model.fields))
-  for i, field in ipairs(model.fields) do
+  local fields = {cmsgpack.unpack(model.fields)}
+  local stored = redis.call('HMGET', key, unpack(fields))
+  for i, field in ipairs(fields) do
     if field ~= '$v' and not (model.lists and model.lists[field]) then
       add(entry, (stored[i] and '=' or '-') .. field, stored[i] or '')
     end

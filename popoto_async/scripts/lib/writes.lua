@@ -1,5 +1,5 @@
 -- purpose: writes that can be taken back, because a script that fails half-way is not rolled back by the server
--- defines: undo, blamed, listed_values, run, write
+-- defines: undo, blamed, listed_values, absent, run, write
 -- include: lib/commands.lua
 
 -- What would take back what this operation wrote, oldest first. A transaction keeps one log for all its operations; every
@@ -12,6 +12,9 @@ local blamed = false
 -- The values that this call has seen listed, until something is taken back: by the lists of their index.
 local listed_values = {}
 
+-- Keys of models that most models don't have, by whether this call has seen that they don't, and nothing was written there.
+local absent = {}
+
 -- Runs a command on an index key; if it fails, that key is to blame.
 local function run(command, key, ...)
   blamed = key
@@ -19,8 +22,9 @@ local function run(command, key, ...)
 end
 
 -- Runs a command and remembers its inverse, given as a table of arguments, or as a function where there are several.
-local function write(inverse, ...)
-  local reply = run(...)
+local function write(inverse, command, key, ...)
+  local reply = run(command, key, ...)
   undo[#undo + 1] = inverse
+  absent[key] = nil
   return reply
 end
