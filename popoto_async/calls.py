@@ -146,7 +146,9 @@ def pack(tickets: list[Ticket]) -> Call:
         if values:  # else they begin where a script takes them to
             body["at"] = len(values) + 2
         if len(run) > 1:
-            body.update(each=[each.key for each in run], width=len(operation.values))
+            body["each"] = [each.key for each in run]
+            if operation.values:
+                body["width"] = len(operation.values)
         elif operation.key is not None:
             body["key"] = operation.key
         if m > 1:

@@ -8,9 +8,9 @@ local operations = {}
 -- include: lib/due.lua
 -- operations: load fetch select audit+members+tell+weigh+behind
 
-answer_each(function(op, model)
+-- Where expired records wait, this script can't sweep them: the writing one has to answer.
+local function refusal(model)
   if model.refusal == nil then
-    -- Where expired records wait, this script can't sweep them: the writing one has to answer.
     local done, due = pcall(has_due, model, call.now)
     model.refusal = done and due and {'due'}
     if not done then
@@ -18,6 +18,17 @@ answer_each(function(op, model)
       model.refusal = failure(due)
     end
   end
-  return model.refusal or run_operation(op, model)
-end)
+  return model.refusal
+end
+
+-- An operation that is the same for several records names them in `each`.
+for i = 1, #call.ops do
+  local op = call.ops[i]
+  local model, each = call.models[op.m or 1], op.each
+  op.at = op.at or 2
+  for j = 1, each and #each or 1 do
+    op.key = each and each[j] or op.key
+    reply[#reply + 1] = refusal(model) or run_operation(op, model)
+  end
+end
 return reply

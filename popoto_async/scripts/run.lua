@@ -52,25 +52,35 @@ local function refusal(model)
   return model.refusal
 end
 
-local remembered = {}
-answer_each(function(op, model, number)
-  if answered and not op.reads then
-    return answered[number] or DONE
-  end
+-- A transaction is refused as a whole, and says for which of its operations.
+local function outcome_of(op, model)
   local outcome = refusal(model) or (model.due and op.reads and {'due'})
   if op.ops then
-    -- A transaction is refused as a whole, and says for which of its operations.
     for i, step in ipairs(op.ops) do
       local refused = refusal(call.models[step.m or 1])
       outcome = outcome or (refused and {'failed', i, refused})
     end
   end
-  outcome = outcome or run_operation(op, model)
-  if not op.reads and outcome ~= DONE then
-    remembered[number] = outcome
+  return outcome or run_operation(op, model)
+end
+
+-- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
+local remembered = {}
+for i = 1, #call.ops do
+  local op = call.ops[i]
+  local model, each = call.models[op.m or 1], op.each
+  op.at = op.at or 2
+  for j = 1, each and #each or 1 do
+    op.key = each and each[j] or op.key
+    local number = #reply - 1
+    local outcome = answered and not op.reads and (answered[number] or DONE) or outcome_of(op, model)
+    if outcome ~= DONE and not op.reads then
+      remembered[number] = outcome
+    end
+    reply[number + 2] = outcome
+    op.at = op.at + (op.width or 0)
   end
-  return outcome
-end)
+end
 if not answered then
   local kept = call.seq .. (next(remembered) and cmsgpack.pack(remembered) or '')
   local done = redis.pcall('SET', call.lane, kept, 'PX', LANE_TTL)

@@ -53,8 +53,8 @@ end
 local function entries_of(op, old, from)
   local packed = ARGV[op.at + op.sets + (op.drops or 0)]
   if not op.touched then
-    local before = old.text == EMPTY and {} or cmsgpack.unpack(old.text)
-    return before, packed == old.text and before or cmsgpack.unpack(packed), packed
+    local before = listed_entries(old.text)
+    return before, packed == old.text and before or listed_entries(packed), packed
   end
   local value
   if op.add then
@@ -63,11 +63,11 @@ local function entries_of(op, old, from)
       return nil, nil, nil, nil, {'declined', redis.call('HGET', from, op.add.field), op.add.field}
     end
   end
-  local before = cmsgpack.unpack(old.text)
+  local before = listed_entries(old.text)
   if #op.touched == 0 then
     return before, from ~= op.key and before or nil, old.text, value
   end
-  local fresh = cmsgpack.unpack(packed)
+  local fresh = listed_entries(packed)
   local after = later.merge_entries(before, value and later.computed_entries(op, fresh, value) or fresh, op.touched)
   return before, after, cmsgpack.pack(after), value
 end

@@ -14,7 +14,7 @@ local function take_back_record(added)
 end
 
 local function rollback()
-  listed_values = {}
+  era = era + 1
   for i = #undo, 1, -1 do
     local inverse = undo[i]
     if type(inverse) == 'function' then

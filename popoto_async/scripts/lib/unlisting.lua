@@ -36,13 +36,11 @@ local function unlist_value(model, slot, tail, set)
   if not own or tail == NULL or (set and run('EXISTS', set) == 1) or has_value(model, slot, tail, slot) then
     return
   end
+  era = era + 1
   remove(own[1], tail)
   for _, lists in pairs(model.listed) do
     if lists[1] == own[1] then
       remove(lists[2], lists[2] and mirrored(tail))
-      if listed_values[lists] then
-        listed_values[lists][tail] = nil
-      end
     end
   end
 end

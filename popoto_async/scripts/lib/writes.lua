@@ -1,5 +1,5 @@
 -- purpose: writes that can be taken back, because a script that fails half-way is not rolled back by the server
--- defines: undo, blamed, listed_values, absent, run, write
+-- defines: undo, blamed, era, absent, run, write
 -- include: lib/commands.lua
 
 -- What would take back what this operation wrote, oldest first. A transaction keeps one log for all its operations; every
@@ -9,8 +9,8 @@ local undo = {}
 -- The key that the last command on an index was about; an error can't carry it.
 local blamed = false
 
--- The values that this call has seen listed, until something is taken back: by the lists of their index.
-local listed_values = {}
+-- Another number whenever something that was written may not stand there any more: taken back, or listed no longer.
+local era = 0
 
 -- Keys of models that most models don't have, by whether this call has seen that they don't, and nothing was written there.
 local absent = {}
