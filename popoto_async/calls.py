@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from popoto_async.errors import OutcomeUnknown, PopotoError, Unavailable
-from popoto_async.plan import Guard, Operation, Outcome
+from popoto_async.plan import Guard, Layout, Operation, Outcome
 from popoto_async.tracing import Trace
 
 _READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh", "behind"}
@@ -100,8 +100,19 @@ class Call(NamedTuple):
     writes: bool
 
 
+def pack(tickets: list[Ticket]) -> Call:
+    """The header and the values of a call that carries these operations in this order."""
+    writes = any(ticket.operation.writes for ticket in tickets)
+    packing = _Packing(writes, not writes and all(ticket.operation.name == "load" for ticket in tickets))
+    operations = [packing.place(run) for run in _runs(tickets)]
+    header: dict[str, Any] = {"models": packing.models, "ops": operations}
+    if packing.guards:
+        header["guards"] = packing.guards
+    return Call(tickets, header, packing.values, writes)
+
+
 def _runs(tickets: list[Ticket]) -> list[list[Operation]]:
-    """The operations in their order, neighbours that differ in nothing but key and values together."""
+    """The operations in their order, neighbours that differ in nothing but their record together."""
     runs: list[list[Operation]] = []
     last: Operation | None = None
     for ticket in tickets:
@@ -119,60 +130,62 @@ def _alike(one: Operation, other: Operation) -> bool:
         one.key is not None
         and other.key is not None
         and one.name == other.name
-        and one.layout.identity == other.layout.identity
+        and (one.layout is other.layout or one.layout.identity == other.layout.identity)
         and len(one.values) == len(other.values)
         and one.body == other.body
     )
 
 
-def pack(tickets: list[Ticket]) -> Call:
-    """The header and the values of a call that carries these operations in this order."""
-    writes = any(ticket.operation.writes for ticket in tickets)
-    loads = not writes and all(ticket.operation.name == "load" for ticket in tickets)
-    models: dict[Any, int] = {}
-    wires: list[msgspec.Raw] = []
-    values: list[bytes] = []
-    numbers: dict[int, int] = {}
-    guards: list[dict[str, int]] = []
+class _Packing:
+    """A call that is being put together: what its operations share, and their values."""
 
-    def place(run: list[Operation]) -> dict[str, Any]:
-        operation = run[0]
-        layout = operation.layout
-        m = models.get(layout.identity)
-        if m is None:
-            wires.append(msgspec.Raw(layout.loads if loads else layout.wire))
-            m = models[layout.identity] = len(wires)
+    __slots__ = ("_guards", "_loads", "_models", "_writes", "guards", "models", "values")
+
+    def __init__(self, writes: bool, loads: bool) -> None:
+        self._writes, self._loads = writes, loads
+        self._models: dict[Any, int] = {}
+        self._guards: dict[int, int] = {}
+        self.models: list[msgspec.Raw] = []
+        self.guards: list[dict[str, int]] = []
+        self.values: list[bytes] = []
+
+    def place(self, run: list[Operation]) -> dict[str, Any]:
+        """Operations that differ in nothing but their record, as one of the header."""
+        operation, values = run[0], self.values
         body = {**operation.body, "op": operation.name}
-        if values:  # else they begin where a script takes them to
+        m = self._model(operation.layout)
+        if m > 1:
+            body["m"] = m
+        if values:  # else they begin where scripts take them to
             body["at"] = len(values) + 2
-        if len(run) > 1:
+        if self._writes and operation.name in _READS:
+            body["reads"] = 1
+        if len(run) == 1:
+            if operation.key is not None:
+                body["key"] = operation.key
+        else:
             body["each"] = [each.key for each in run]
             if operation.values:
                 body["width"] = len(operation.values)
-        elif operation.key is not None:
-            body["key"] = operation.key
-        if m > 1:
-            body["m"] = m
-        if writes and operation.name in _READS:
-            body["reads"] = 1
         for each in run:
             values.extend(each.values)
         if operation.guard:
-            body["guard"] = number_of(operation.guard)
+            body["guard"] = self._guard(operation.guard)
         if operation.steps:
-            body["ops"] = [{"at": 2, **place([step])} for step in operation.steps]
+            body["ops"] = [{"at": 2, **self.place([step])} for step in operation.steps]
         return body
 
-    def number_of(guard: Guard) -> int:
-        number = numbers.get(id(guard))
-        if number is None:
-            guards.append({"at": len(values) + 2})
-            values.extend((guard.wire, *guard.values))
-            number = numbers[id(guard)] = len(guards)
-        return number
+    def _model(self, layout: Layout) -> int:
+        m = self._models.get(layout.identity)
+        if m is None:
+            self.models.append(msgspec.Raw(layout.loads if self._loads else layout.wire))
+            m = self._models[layout.identity] = len(self.models)
+        return m
 
-    operations = [place(run) for run in _runs(tickets)]
-    header: dict[str, Any] = {"models": wires, "ops": operations}
-    if guards:
-        header["guards"] = guards
-    return Call(tickets, header, values, writes)
+    def _guard(self, guard: Guard) -> int:
+        number = self._guards.get(id(guard))
+        if number is None:
+            self.guards.append({"at": len(self.values) + 2})
+            self.values.extend((guard.wire, *guard.values))
+            number = self._guards[id(guard)] = len(self.guards)
+        return number

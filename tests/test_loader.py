@@ -88,6 +88,14 @@ def test_an_include_may_stand_inside_a_function(files):
     assert assemble("x.lua", text).text == "local function f()\nlocal a = 1\n  return a\nend\n"
 
 
+def test_what_is_included_in_a_branch_is_not_known_after_it(files):
+    files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
+    text = (
+        HEADER + "if x then\n  -- include: lib/a.lua\nend\n-- include: lib/a.lua\n  -- include: lib/a.lua\nreturn a\n"
+    )
+    assert assemble("x.lua", text).text == "if x then\nlocal a = 1\nend\nlocal a = 1\nreturn a\n"
+
+
 def test_operations_are_defined_when_they_are_asked_for_with_what_is_not_around_them(files):
     files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
     files["lib/b.lua"] = "-- purpose: p\n-- defines: b\nlocal b = 2\n"

@@ -95,6 +95,21 @@ async def test_set_null_moves_every_entry_in_the_same_trip(db: Database, clean_s
     assert not await place.delete()
 
 
+async def test_a_value_that_went_with_another_record_is_listed_again_in_the_same_call(
+    db: Database, clean_server: Server
+) -> None:
+    first = await Visit.create(number=1, mail="1")
+    async with trace() as spent:
+        await asyncio.gather(
+            Visit.create(number=2, mail="2", mood="odd", before="Visit:1"),
+            first.delete(),
+            Visit.create(number=3, mail="3", mood="odd"),
+        )
+    assert spent.round_trips == 1
+    assert [visit.number for visit in await Visit.query.filter(mood__startswith="od")] == [3]
+    assert_true(clean_server, MODELS)
+
+
 async def test_a_versioned_referrer_gets_another_version(db: Database) -> None:
     place = await Place.create(name="a")
     await visits(1, place=place)

@@ -1,11 +1,12 @@
 """Lua files → scripts ready to be sent: headers read, includes flattened, the sha computed.
 
-Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this folder,
-stands for that file's text; each file is included once, where it is first asked for. An indented one stands in a function
-or a branch, and counts for nothing outside of it. A line `-- operations: save select+matching` has the table `operations` take `operations.save` from `save.lua`, with what
-that file includes and the text around it does not, when it is first asked for: a call pays for what it carries.
-Operations joined by `+` share what they include, so that a script doesn't hold it twice. A line `-- later: lib/a.lua`
-makes a table `later` that has what `lib/a.lua` defines, when something of it is first asked for.
+Every file opens with a header of `-- name: text` lines. A line `-- include: lib/decimal.lua`, relative to this
+folder, stands for that file's text; each file is included once, where it is first asked for. An indented one stands
+in a function or a branch, and counts for nothing outside of it. A line `-- operations: save select+matching` has the
+table `operations` take `operations.save` from `save.lua`, with what that file includes and the text around it does
+not, when it is first asked for: a call pays for what it carries. Operations joined by `+` share what they include, so
+that a script doesn't hold it twice. A line `-- later: lib/a.lua` makes a table `later` that has what `lib/a.lua`
+defines, when something of it is first asked for.
 """
 
 from __future__ import annotations
