@@ -86,9 +86,10 @@ class Change:
         state["_key"], state["_stored"] = self.key, stored
         for name in self.schema.beside:
             self.schema.fields[name].settle(state.get(name))
-        corrupt = {name: raw for name, raw in state.pop("_corrupt", {}).items() if name not in state}
-        if corrupt:
-            state["_corrupt"] = corrupt
+        if "_corrupt" in state:
+            corrupt = {name: raw for name, raw in state.pop("_corrupt").items() if name not in state}
+            if corrupt:
+                state["_corrupt"] = corrupt
         if len(outcome) > 1 and outcome[1]:
             state["_version"] = outcome[1].decode()
 

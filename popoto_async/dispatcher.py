@@ -147,7 +147,8 @@ class Dispatcher:
 
     def submit(self, ticket: Ticket) -> None:
         """Queue an operation. Unwanted before it leaves, it is never sent."""
-        ticket.alone = ticket.alone or not self._batching
+        if not self._batching:
+            ticket.alone = True
         small, big = self.lanes
         large = ticket.operation.size > BIG
         if not big.backlog.pending and not large:

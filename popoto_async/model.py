@@ -55,16 +55,16 @@ class Model:
 
     def __init__(self, /, **values: Any) -> None:
         """Construct with values by field name; unknown names raise, wrong values don't (`is_valid()` tells)."""
-        state = self.__dict__
-        for name, field in self._meta.fields.items():
+        state, fields = self.__dict__, self._meta.fields
+        for name, field in fields.items():
             if name in values:
-                state[name] = field.normalise(values.pop(name))
+                state[name] = field.normalise(values[name])
             elif field.has_default or field.generates:
                 state[name] = field.normalise(field.initial())
             else:
                 state[name] = None
-        if values:
-            raise unknown_field(self._meta.model, next(iter(values)), self._meta.fields)
+        if not values.keys() <= fields.keys():
+            raise unknown_field(self._meta.model, next(name for name in values if name not in fields), fields)
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = self._meta.fields.get(name)

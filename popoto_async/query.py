@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Collection, Generator
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
 
 import msgspec
@@ -61,7 +62,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     _values: tuple[str, ...] | None = None
     _timeout: float | None = None
     _distance: tuple[ByDistance, str] | None = None
-    _labels: tuple[str, ...] = ()
+    _asked: tuple[Expression, ...] = ()
     _prefetch: tuple[str, ...] = ()
 
     @property
@@ -109,7 +110,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
             _tests=(*self._tests, test),
             _known=tuple(known.items()),
             _distance=asking.distance(schema, expression) or self._distance,
-            _labels=(*self._labels, *asking.shown(expression)),
+            _asked=(*self._asked, expression),
         )
 
     def order_by(self, *fields: str | Attr[Any]) -> Self:
@@ -188,11 +189,14 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     @verb
     async def all(self) -> list[M]:
         """The records (or dicts, after `values`)."""
+        return await self._rows()
+
+    async def _rows(self) -> list[M]:
         selection = self._selection("rows")
         return await self._built(selection, await selection.found())
 
     def __await__(self) -> Generator[Any, Any, list[M]]:
-        return self.all().__await__()
+        return self._rows().__await__()
 
     async def __aiter__(self) -> AsyncIterator[M]:
         selection = self._selection("rows")
@@ -233,7 +237,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         found: list[M] = await self.filter(**lookups).limit(2).all()
         if len(found) > 1:
             raise MultipleResults(
-                f"{schema.model}: more than one record matches {_shown(lookups, self._labels)}",
+                f"{schema.model}: more than one record matches {self._shown(lookups) or 'anything'}",
                 model=schema.model,
                 hint="give more of the key, or use filter()",
             )
@@ -244,7 +248,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         """As `get`, but NotFound in place of None."""
         found = await self.get(**lookups)
         if found is None:
-            raise not_found(self._schema, _shown(lookups, self._labels))
+            raise not_found(self._schema, self._shown(lookups) or "anything")
         return found
 
     @verb
@@ -329,7 +333,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
     @property
     def _test(self) -> Test:
-        return all_of(self._tests)
+        return self._tests[0] if len(self._tests) == 1 else all_of(self._tests)
 
     def _selection(self, mode: str, *, narrow: bool = False) -> Selection:
         schema, test, known = self._schema, self._test, dict(self._known)
@@ -364,7 +368,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     async def _built(self, selection: Selection, found: list[Found]) -> list[M]:
         """The results of some rows, with what was to be prefetched."""
         build = builder(self._model, selection.plan.columns, self._values, self._distance)
-        rows = [build(key, row) for key, row in found]
+        rows = list(starmap(build, found))
         if self._prefetch and rows:
             await prefetch(rows, tree(self._prefetch), self._timeout)
         return rows
@@ -399,7 +403,12 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
             self._refuse()
 
     def __repr__(self) -> str:
-        return f"<Query of {self._schema.model}: {', '.join(self._labels) or 'all'}>"
+        return f"<Query of {self._schema.model}: {self._shown({}) or 'all'}>"
+
+    def _shown(self, lookups: dict[str, Any]) -> str:
+        """What is asked for, as text for people."""
+        said = [text for expression in self._asked for text in asking.shown(expression)]
+        return ", ".join([*said, *(f"{name}={shorten(value)}" for name, value in lookups.items())])
 
 
 class QueryDescriptor:
@@ -414,7 +423,3 @@ class QueryDescriptor:
         if instance is not None:
             raise ModelException(f"query belongs to the class: {owner.__name__}.query", model=owner.__name__)
         return Query(owner)
-
-
-def _shown(lookups: dict[str, Any], labels: tuple[str, ...]) -> str:
-    return ", ".join([*labels, *(f"{name}={shorten(value)}" for name, value in lookups.items())]) or "anything"

@@ -52,11 +52,7 @@ def pack_entries(triples: list[Triple]) -> bytes:
 
 
 def _interleave(names: Mapping[str, bytes], encoded: Mapping[str, bytes]) -> list[bytes]:
-    found: list[bytes] = []
-    for name, raw in encoded.items():
-        found.append(names[name])
-        found.append(raw)
-    return found
+    return [part for name, raw in encoded.items() for part in (names[name], raw)]
 
 
 def _cost(triples: list[Triple], size: int) -> int:

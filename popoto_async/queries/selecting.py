@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -23,6 +24,10 @@ Found = tuple[bytes, list[bytes | None]]
 """One row of an answer: the record's key, and its stored texts in the order of the columns asked for."""
 
 
+Answer = tuple[Any, bytes | None]
+"""The outcome of one call, and the cursor of the next one; None after the last."""
+
+
 class Selection(msgspec.Struct, frozen=True):
     """A planned question to the records of a class, and how long each of its round trips may take."""
 
@@ -40,34 +45,41 @@ class Selection(msgspec.Struct, frozen=True):
         """The same with another plan."""
         return Selection(self.model, msgspec.structs.replace(self.plan, **changes), self.timeout)
 
-    async def calls(self, *, explain: bool = False) -> AsyncIterator[Any]:
-        """The outcomes of the calls that it takes, each one's cursor given to the next."""
+    async def _call(self, cursor: bytes | None, *, explain: bool = False) -> Answer:
         schema, plan = self.schema, self.plan
-        cursor: bytes | None = None
-        at = 3 if plan.mode == "count" else 4
 
         def select(bound: Binding) -> Operation:
             return plan_select(bound, plan, offset=plan.offset, limit=plan.limit, cursor=cursor, explain=explain)
 
-        while True:
-            status, outcome, binding = await ask("query", schema, select, cost=ADMISSION, timeout=self.timeout)
-            if status not in (b"ok", b"more"):
-                raise failure(schema, "", {}, outcome, binding)
-            yield outcome
-            if status == b"ok":
-                return
-            cursor = (outcome[1] if explain else outcome)[at]
+        status, outcome, binding = await ask("query", schema, select, cost=ADMISSION, timeout=self.timeout)
+        if status == b"ok":
+            return outcome, None
+        if status != b"more":
+            raise failure(schema, "", {}, outcome, binding)
+        return outcome, (outcome[1] if explain else outcome)[3 if plan.mode == "count" else 4]
 
-    async def pages(self) -> AsyncIterator[list[Found]]:
+    async def calls(self, first: Answer | None = None, *, explain: bool = False) -> AsyncIterator[Any]:
+        """The outcomes of the calls that it takes, each one's cursor given to the next. The first may be there."""
+        outcome, cursor = first or await self._call(None, explain=explain)
+        yield outcome
+        while cursor is not None:
+            outcome, cursor = await self._call(cursor, explain=explain)
+            yield outcome
+
+    def _page(self, outcome: Any) -> list[Found]:
+        """The rows of one call."""
+        keys, texts, width = outcome[1], outcome[2], len(self.plan.columns) if self.plan.mode == "rows" else 0
+        return [(key, texts[at : at + width]) for key, at in zip(keys, count(0, width), strict=False)]
+
+    async def pages(self, first: Answer | None = None) -> AsyncIterator[list[Found]]:
         """The rows as they come; those of a sorted answer that took several calls, merged, at the end.
 
         A record that moved between two of these calls may have come in both, and is there once.
         """
         plan = self.plan
         parts: dict[bytes, tuple[list[Any], Found]] = {}
-        async for outcome in self.calls():
-            keys, texts, width = outcome[1], outcome[2], len(plan.columns) if plan.mode == "rows" else 0
-            page = [(key, texts[at * width : (at + 1) * width]) for at, key in enumerate(keys)]
+        async for outcome in self.calls(first):
+            page = self._page(outcome)
             marks = outcome[5] if len(outcome) > 5 else None
             if marks is None:
                 yield page
@@ -82,10 +94,10 @@ class Selection(msgspec.Struct, frozen=True):
 
     async def found(self) -> list[Found]:
         """All the rows."""
-        rows: list[Found] = []
-        async for page in self.pages():
-            rows = rows + page if rows else page
-        return rows
+        first = await self._call(None)
+        if first[1] is None:  # as with most answers: nothing to merge
+            return self._page(first[0])
+        return [row async for page in self.pages(first) for row in page]
 
 
 def _first(part: tuple[list[Any], Found]) -> list[Any]:
@@ -99,12 +111,12 @@ def builder(
     model: Any, columns: tuple[str, ...], values: tuple[str, ...] | None, distance: Distance
 ) -> Callable[[bytes, list[bytes | None]], Any]:
     """What makes a result of a row of these columns: an instance, or a dict of `values`."""
+    if values is None and distance is None:
+        return lambda key, row: fill(model, key.decode(), row)
     schema: Schema = model._meta
     fields = [schema.fields[name] for name in columns if name in schema.fields]
-    measure = None if distance is None else _measure(*distance, fields)
+    measure = (lambda row: {}) if distance is None else _measure(*distance, fields)
     if values is None:
-        if measure is None:
-            return lambda key, row: fill(model, key.decode(), row)
 
         def build_measured(key: bytes, row: list[bytes | None]) -> Any:
             instance = fill(model, key.decode(), row)
@@ -115,11 +127,11 @@ def builder(
     shown = fields[: len(values)]
 
     def build_dict(key: bytes, row: list[bytes | None]) -> Any:
-        found = {
+        found: dict[str, Any] = {
             field.name: None if raw is None else field.plain(_read(field, key, raw))
             for field, raw in zip(shown, row, strict=False)
         }
-        return {**found, **measure(row)} if measure else found
+        return found | measure(row)
 
     return build_dict
 
