@@ -16,6 +16,8 @@ _READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh", "behin
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
 LOOK = "load the record to see what is stored before you do it again"
 """What to do where an outcome is unknown."""
 
@@ -95,9 +97,16 @@ class Call(NamedTuple):
     """A call ready to send (`docs/architecture.md`)."""
 
     tickets: list[Ticket]
-    header: dict[str, Any]
+    models: list[msgspec.Raw]
+    operations: list[dict[str, Any]]
+    guards: list[dict[str, int]]
     values: list[bytes]
     writes: bool
+
+    def header(self, lane: str | None = None, sequence: str | None = None, resend: bool | None = None) -> bytes:
+        """What scripts read first: these items, each packed, one after the other."""
+        items = (self.models, self.operations, self.guards or None, lane, sequence, resend)
+        return _encode(items)[1:]  # a list of so few begins with one byte
 
 
 def pack(tickets: list[Ticket]) -> Call:
@@ -105,10 +114,7 @@ def pack(tickets: list[Ticket]) -> Call:
     writes = any(ticket.operation.writes for ticket in tickets)
     packing = _Packing(writes, not writes and all(ticket.operation.name == "load" for ticket in tickets))
     operations = [packing.place(run) for run in _runs(tickets)]
-    header: dict[str, Any] = {"models": packing.models, "ops": operations}
-    if packing.guards:
-        header["guards"] = packing.guards
-    return Call(tickets, header, packing.values, writes)
+    return Call(tickets, packing.models, operations, packing.guards, packing.values, writes)
 
 
 def _runs(tickets: list[Ticket]) -> list[list[Operation]]:

@@ -52,7 +52,6 @@ LANE_TTL = 3600.0
 """Seconds for which the server remembers a lane's last outcomes (`run.lua`)."""
 
 _EMPTY = f"{0:016}\x90"  # no outcomes, under a number before all others
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Lane:
@@ -161,15 +160,13 @@ class Lane:
         call = self.call or self._pack()
         if call is None:
             return
-        if call.writes:
-            resend = {"resend": 1} if self._left else {}
-            call.header.update(lane=self._key, seq=f"{self._sequence:016}", **resend)
+        header = call.header(self._key, f"{self._sequence:016}", self._left or None) if call.writes else call.header()
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._had_left, self._left = self._left, True
         self._sent = self._loop.time()
         key = call.tickets[0].operation.layout.klass
-        wire.write(command, self._script.sha, 1, key, _encode(call.header), *call.values)
+        wire.write(command, self._script.sha, 1, key, header, *call.values)
         if not self._answered:
             # Else when that is handed out: no more than one call's outcomes wait for it.
             wire.listen(self._hear)

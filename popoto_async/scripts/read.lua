@@ -22,9 +22,9 @@ local function refusal(model)
 end
 
 -- An operation that is the same for several records names them in `each`.
-for i = 1, #call.ops do
-  local op = call.ops[i]
-  local model, each = call.models[op.m or 1], op.each
+for i = 1, #ops do
+  local op = ops[i]
+  local model, each = models[op.m or 1], op.each
   op.at = op.at or 2
   for j = 1, each and #each or 1 do
     op.key = each and each[j] or op.key

@@ -50,10 +50,10 @@ end
 
 -- The entries before and after the save and the manifest of the latter; `after` is nil where a partial save touches
 -- none and the key stays. The fourth result is the sum of an increment, the fifth the outcome that declines it.
-local function entries_of(op, old, from)
+local function entries_of(op, old, from, known)
   local packed = ARGV[op.at + op.sets + (op.drops or 0)]
   if not op.touched then
-    local before = listed_entries(old.text)
+    local before = known and listed_entries(old.text)
     return before, packed == old.text and before or listed_entries(packed), packed
   end
   local value
@@ -96,7 +96,7 @@ end
 operations.save = function(call, op, model)
   local key, from = op.key, op.from or op.key
   local inserting = not op.touched
-  if inserting and not absent[model.alias] and run('HEXISTS', model.alias, key) == 1 then
+  if inserting and not bare[model.class] and run('HEXISTS', model.alias, key) == 1 then
     -- Others refer to a record that had this key: before a new one takes it, they are told where that is.
     return operations.save_referred(call, op, model)
   end
@@ -104,7 +104,8 @@ operations.save = function(call, op, model)
   if refused then
     return refused
   end
-  local before, after, text, value, declined = entries_of(op, old, from)
+  local known = old.mark or old.companion
+  local before, after, text, value, declined = entries_of(op, old, from, known)
   if declined then
     return declined
   end
@@ -119,7 +120,6 @@ operations.save = function(call, op, model)
     return unheard
   end
 
-  local known = old.mark or old.companion
   local expires = known and run('ZSCORE', model.exp, from)
   if model.beside and (inserting or from ~= key or op.lists) then
     later.require_besides(model, from)

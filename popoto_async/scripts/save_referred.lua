@@ -30,6 +30,7 @@ local function follow(call, op, model, alias)
   for _, name in ipairs(names_of(node, op.from)) do
     local stored = run('HGET', model.alias, name)
     if stored or left > 0 then
+      bare[model.class] = nil
       write(stored and {'HSET', model.alias, name, stored} or {'HDEL', model.alias, name}, 'HSET', model.alias, name, alias)
     end
   end

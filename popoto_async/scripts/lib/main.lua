@@ -1,16 +1,18 @@
 -- purpose: the call that a header describes, and its operations carried out in order, each with an outcome of its own
--- defines: call, reply, run_operation
+-- defines: models, ops, lane, seq, resend, reply, call, run_operation
 -- include: lib/writes.lua
 
-local call = cmsgpack.unpack(ARGV[1])
+local models, ops, guards, lane, seq, resend = cmsgpack.unpack(ARGV[1])
 
 -- The server's time, in seconds and µs, then an outcome for each operation.
 local reply = redis.call('TIME')
-call.micros = reply[1] * 1000000 + reply[2]
-call.now = math.floor(call.micros / 1000)
+local micros = reply[1] * 1000000 + reply[2]
+
+-- What operations have to know of the call.
+local call = {models = models, guards = guards, micros = micros, now = math.floor(micros / 1000)}
 
 local function run_operation(op, model)
-  undo, blamed = {}, false
+  undo, blamed = #undo == 0 and undo or {}, false
   local done, outcome = pcall(operations[op.op], call, op, model)
   if not done then
     -- include: lib/failure.lua

@@ -32,7 +32,7 @@ local function read_manifest(model, key, is_new)
   if not mark and there and (is_new or redis.call('EXISTS', key) == 1) then
     return nil, {'foreign', key, 'hash'}
   end
-  local companion = not absent[model.man] and run('HGET', model.man, key)
+  local companion = not bare[model.class] and run('HGET', model.man, key)
   return {mark = mark, text = companion or EMPTY, companion = companion}
 end
 
@@ -43,6 +43,7 @@ local function store_manifest(model, key, old, text, expiring)
   if outside and before ~= text then
     local inverse = before and {'HSET', model.man, key, before} or {'HDEL', model.man, key}
     write(inverse, 'HSET', model.man, key, text)
+    bare[model.class] = nil
   elseif not outside and before then
     write({'HSET', model.man, key, before}, 'HDEL', model.man, key)
   end

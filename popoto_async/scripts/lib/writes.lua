@@ -1,5 +1,5 @@
 -- purpose: writes that can be taken back, because a script that fails half-way is not rolled back by the server
--- defines: undo, blamed, era, absent, run, write
+-- defines: undo, blamed, era, bare, run, write
 -- include: lib/commands.lua
 
 -- What would take back what this operation wrote, oldest first. A transaction keeps one log for all its operations; every
@@ -12,8 +12,8 @@ local blamed = false
 -- Another number whenever something that was written may not stand there any more: taken back, or listed no longer.
 local era = 0
 
--- Keys of models that most models don't have, by whether this call has seen that they don't, and nothing was written there.
-local absent = {}
+-- Which models, by the key of their class, have neither manifests outside of their records nor keys that have changed.
+local bare = {}
 
 -- Runs a command on an index key; if it fails, that key is to blame.
 local function run(command, key, ...)
@@ -22,9 +22,8 @@ local function run(command, key, ...)
 end
 
 -- Runs a command and remembers its inverse, given as a table of arguments, or as a function where there are several.
-local function write(inverse, command, key, ...)
-  local reply = run(command, key, ...)
+local function write(inverse, ...)
+  local reply = run(...)
   undo[#undo + 1] = inverse
-  absent[key] = nil
   return reply
 end
