@@ -22,8 +22,6 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-import msgspec
-
 from popoto_async.backlog import Backlog
 from popoto_async.calls import LOOK, Call, Ticket, pack
 from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
