@@ -15,6 +15,7 @@ from popoto_async import (
     Field,
     IndexedField,
     KeyField,
+    ListField,
     Model,
     OutcomeUnknown,
     Overloaded,
@@ -32,6 +33,7 @@ from popoto_async import lane as lane_module
 from popoto_async.backlog import CALL_BYTES
 from popoto_async.dispatcher import BIG
 from popoto_async.wire import Wire
+from tests.model_of_store import assert_true, values_of
 from tests.proxy import FaultProxy
 from tests.servers import Server, count_commands
 
@@ -194,6 +196,41 @@ async def test_operations_are_executed_in_the_order_in_which_they_were_awaited(d
         None,
         100,
     ]
+
+
+class Stage(Model):
+    """A model whose saves carry values of every kind: set, dropped, expected, of lists."""
+
+    name: str = KeyField()
+    part: str = Field(default="a")
+    rank: int = SortedField(default=0, partition_by="part")
+    kind: str | None = IndexedField(default="k")
+    note: str | None = Field(null=True, default=None)
+    log: list[int] = ListField(max_length=5)
+
+
+async def test_operations_that_differ_in_their_record_alone_keep_their_values_apart(
+    db: Database, clean_server: Server
+) -> None:
+    stages = [Stage(name=f"s{n}", rank=n, note=str(n), log=[n]) for n in range(24)]
+    await asyncio.gather(*(stage.save() for stage in stages))
+    for n, stage in enumerate(stages):
+        stage.rank, stage.log = n + 100 * (n % 5), [n, n]
+        if n % 6 < 3:
+            stage.kind, stage.note = f"k{n % 4}", None
+    async with trace() as t:
+        answers: list[Any] = await asyncio.gather(
+            *(stage.save() for stage in stages),
+            Stage.load(name="s7"),
+            *(stage.delete() for stage in stages[20:22]),
+            Stage.load(name="s20"),
+            Stage.create(name="s20", kind="new"),
+        )
+    loaded, gone, again = answers[24], answers[27], answers[28]
+    assert t.round_trips == 1
+    assert (loaded.rank, loaded.log, gone, again.kind) == (207, [7, 7], None, "new")
+    left = {f"Stage:{stage.name}": values_of(stage) for stage in (*stages[:20], *stages[22:], again)}
+    assert_true(clean_server, [Stage], {Stage: left})
 
 
 async def test_order_holds_over_many_calls(db: Database) -> None:

@@ -25,10 +25,11 @@ end
 for i = 1, #ops do
   local op = ops[i]
   local model, each = models[op.m or 1], op.each
+  local refused = refusal(model)
   op.at = op.at or 2
   for j = 1, each and #each or 1 do
     op.key = each and each[j] or op.key
-    reply[#reply + 1] = refusal(model) or run_operation(op, model)
+    reply[#reply + 1] = refused or run_operation(op, model)
   end
 end
 return reply
