@@ -80,6 +80,8 @@ class Field(Attr[TextT], Declared):
     codec: Codec
     limit: int
     unrestricted: bool
+    ordinary: type | None
+    """The type of values that can be stored if they can be encoded; None where more has to be asked."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """A field without an index whose flags ask for one is made as a kind that keeps one, too."""
@@ -144,6 +146,7 @@ class Field(Attr[TextT], Declared):
         field.codec = field._codec()
         field._bound()
         field.unrestricted = field.choices is None and not field.validators
+        field.ordinary = field.type if field.unrestricted and field.type in _ORDINARY else None
         if _is_mutable(field.default):
             kind = field.default.__class__.__name__
             raise field.refused(
@@ -266,8 +269,7 @@ class Field(Attr[TextT], Declared):
         Every save comes through here for every field, so ordinary values take a short way.
         """
         kind = value.__class__
-        ordinary = kind is self.type and self.unrestricted
-        if ordinary and (len(value) <= self.limit if kind is str else kind in _ORDINARY and value == value):
+        if kind is self.ordinary and (len(value) <= self.limit if kind is str else value == value):
             try:
                 return self.codec.encode(value)
             except (ValueError, OverflowError):
@@ -425,8 +427,8 @@ class Field(Attr[TextT], Declared):
         return f"<{self.__class__.__name__} {self.model}.{self.name}>"
 
 
-_ORDINARY = frozenset({int, float, bool, date, datetime})
-"""Types whose values can be stored if they can be encoded, but for a float's NaN in some fields."""
+_ORDINARY = frozenset({str, int, float, bool, date, datetime})
+"""Types whose values can be stored if they can be encoded, but for long texts, and for a float's NaN in some fields."""
 
 
 def _is_mutable(value: Any) -> bool:

@@ -52,7 +52,7 @@ def pack_entries(triples: list[Triple]) -> bytes:
 
 
 def _interleave(names: Mapping[str, bytes], encoded: Mapping[str, bytes]) -> list[bytes]:
-    return [part for name, raw in encoded.items() for part in (names[name], raw)]
+    return list(chain.from_iterable(zip(map(names.__getitem__, encoded), encoded.values(), strict=True)))
 
 
 def _cost(triples: list[Triple], size: int) -> int:
