@@ -55,7 +55,7 @@ class Ticket:
         self.behind: Holder | None = None
         """A lane that has to be done with these models first."""
         self.left = False
-        self.models = _models(operation)
+        self.models = _models(operation) if operation.steps or operation.also else (operation.layout.klass,)
         """The class keys of the models it is about."""
 
     @property
@@ -87,10 +87,7 @@ _is_done = methodcaller("done")
 
 
 def _models(operation: Operation) -> Collection[str]:
-    klass = operation.layout.klass
-    if operation.steps or operation.also:
-        return {klass, *operation.also}.union(*map(_models, operation.steps))
-    return (klass,)
+    return {operation.layout.klass, *operation.also}.union(*map(_models, operation.steps))
 
 
 class Call(NamedTuple):

@@ -66,8 +66,6 @@ class Change:
 
     def _stamp(self, now: float, inserting: bool) -> frozenset[str]:
         """Give the fields that follow the clock this save's time; the names of those that changed."""
-        if not self.schema.stamped:
-            return frozenset()
         state, when = self.state, datetime.fromtimestamp(now, UTC)
         self.before = {field.name: state.get(field.name) for field in self.schema.stamped}
         for field in self.schema.stamped:
@@ -94,13 +92,12 @@ class Change:
             state["_version"] = outcome[1].decode()
 
 
-def _require_if_exists(schema: Schema, if_exists: Any) -> None:
-    if if_exists not in _IF_EXISTS:
-        raise ValidationError(
-            f'{schema.model}: if_exists is "overwrite" or "error", not {shorten(if_exists)}',
-            model=schema.model,
-            value=if_exists,
-        )
+def _no_such(schema: Schema, if_exists: Any) -> ValidationError:
+    return ValidationError(
+        f'{schema.model}: if_exists is "overwrite" or "error", not {shorten(if_exists)}',
+        model=schema.model,
+        value=if_exists,
+    )
 
 
 _IF_EXISTS = ("overwrite", "error", "return")  # the last is get_or_create's own
@@ -121,8 +118,10 @@ class Insert(Change):
         found: str | None = None,
     ) -> None:
         super().__init__(schema, state, value)
-        _require_if_exists(schema, if_exists)
-        self._stamp(now, inserting=True)
+        if if_exists not in _IF_EXISTS:
+            raise _no_such(schema, if_exists)
+        if schema.stamped:
+            self._stamp(now, inserting=True)
         self.encoded = self._encode()
         self.if_exists, self.timing, self.found = if_exists, timing, found
 
@@ -153,8 +152,9 @@ class Update(Change):
         add: Addition | None = None,
     ) -> None:
         super().__init__(schema, state)
-        _require_if_exists(schema, if_exists)
-        stamped = self._stamp(now, inserting=False)
+        if if_exists not in _IF_EXISTS:
+            raise _no_such(schema, if_exists)
+        stamped = self._stamp(now, inserting=False) if schema.stamped else frozenset()
         names = names if names is None else names | stamped
         encoded = self._encode(names)
         stored = stored_texts(schema, state)
