@@ -108,6 +108,28 @@ async def assert_mended(server: Server, *expected: tuple[str, str, str, str]) ->
     assert (await maintenance.check(*MODELS)).clean
 
 
+def stops_alone() -> type[Model]:
+    """The same class in a program that doesn't define who refers to it."""
+
+    class Stop(Model):
+        name: str = KeyField()
+        line: str | None = IndexedField()
+
+    return Stop
+
+
+async def test_a_program_that_knows_of_no_referrer_takes_no_reference_either(
+    db: Database, clean_server: Server, cut_off: Any
+) -> None:
+    stop = await Stop.create(name="a")
+    await trips(stop)
+    cut_off(1)
+    stop.name = "b"
+    await stop.save()
+    await stops_alone().create(name="a", line="other")
+    assert_followed(clean_server, "Stop:b")
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3])
 async def test_what_a_client_left_is_finished(db: Database, clean_server: Server, cut_off: Any, parts: int) -> None:
     stop = await Stop.create(name="a:b")
