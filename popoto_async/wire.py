@@ -2,7 +2,7 @@
 
 The only importer of `redis`, which connects: addresses, TLS, the login. From then on the wire is the protocol of the
 connection's transport itself: a reply is parsed and taken up in the turn of the loop that brings it. A wire is used by
-one task at a time and is dead after any failure: who owns it connects a new one. Nothing is ever resent here.
+one owner at a time and is dead after any failure: that one connects a new one. Nothing is ever resent here.
 """
 
 from __future__ import annotations

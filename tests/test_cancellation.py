@@ -429,3 +429,35 @@ async def test_closing_does_not_wait_for_ever(clean_server: Server, monkeypatch:
             await under_way
         held.release()
         await closed(proxy)
+
+
+async def test_closing_lets_finish_what_has_left_though_nobody_waits_for_it(clean_server: Server) -> None:
+    async with FaultProxy(clean_server) as proxy:
+        async with connect(proxy.url):
+            counter = await Meter.create(name="c")
+            held = proxy.hold_reply(command="EVALSHA")
+            left = asyncio.create_task(counter.increment("n"))
+            await held.happened()
+            left.cancel()
+            await asyncio.wait([left])
+            asyncio.get_running_loop().call_later(0.05, held.release)
+        await closed(proxy)
+    assert clean_server.client.hget("Meter:c", "n") == b"1"
+    assert not clean_server.client.keys("*$Lane:*"), "the reply was read, so the server could be told to forget"
+
+
+async def test_a_reply_that_comes_in_the_turn_of_a_cancellation_is_kept_for_who_asks_next(
+    clean_server: Server,
+) -> None:
+    async with connect(clean_server.url) as db:
+        wire = await db.open_wire()
+        try:
+            receiving = asyncio.create_task(wire.receive())
+            await turns()
+            receiving.cancel()
+            wire.data_received(b"$9\r\nthis turn\r\n")
+            await asyncio.wait([receiving])
+            async with asyncio.timeout(10):
+                assert await wire.receive() == b"this turn"
+        finally:
+            await wire.close()
