@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from popoto_async.changes import Insert
-from popoto_async.errors import PopotoError, RecordGone, ValidationError, shorten
+from popoto_async.errors import RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
 from popoto_async.plan import BESIDE, MEMBER, Outcome
 from popoto_async.records import database_of, fill, problems, require_concrete
@@ -73,6 +73,8 @@ class _Window:
         future.add_done_callback(self._end)
 
     def _end(self, future: asyncio.Future[Any]) -> None:
+        if not future.cancelled():
+            future.exception()  # asked for: nothing is to warn of it where nobody comes to settle it any more
         self._ended.append((self._under_way.pop(future), future))
         self._wake.set()
 
@@ -106,6 +108,9 @@ async def each(
 
     An error of the iterable ends it after what is under way; one of a callback, and cancellation, end it at once.
     """
+    for name, callback in (("on_outcome", on_outcome), ("progress", progress)):
+        if callback is not None and not callable(callback):
+            raise ValidationError(f"{name} is called, which {shorten(callback)} can't be", value=callback)
     summary, window = Summary(), _Window()
 
     async def settle(*, all_of_it: bool = False) -> None:
@@ -133,10 +138,10 @@ async def each(
     return summary
 
 
-def _failure(future: asyncio.Future[Any]) -> PopotoError | None:
-    """The error of one record. Any other error, and cancellation, is raised."""
+def _failure(future: asyncio.Future[Any]) -> Exception | None:
+    """The error of one record, of its hooks too. Cancellation is raised."""
     error = future.exception()
-    if error is not None and not isinstance(error, PopotoError):
+    if error is not None and not isinstance(error, Exception):
         raise error
     return error
 
@@ -229,9 +234,10 @@ class FindOrInsert(Insert):
         return super().conclude(outcome, binding)
 
 
-async def get_or_create(cls: Any, defaults: dict[str, Any], lookup: dict[str, Any]) -> tuple[Any, bool]:
+async def get_or_create(cls: Any, defaults: dict[str, Any] | None, lookup: dict[str, Any]) -> tuple[Any, bool]:
     """The record that the lookup names, or a new one."""
     schema: Schema = cls._meta
+    defaults = {} if defaults is None else defaults
     require_concrete(schema)
     found = _naming_index(schema, lookup)
     if not isinstance(defaults, dict):

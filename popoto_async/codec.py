@@ -89,7 +89,7 @@ def _decimal_token(value: Decimal) -> str:
 
 def _safe_float(value: int | Decimal) -> float:
     try:
-        return float(value)
+        return float(value) + 0.0  # of the two zeros, the one without a sign
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
 

@@ -154,7 +154,7 @@ class Database:
     """One server, as models use it. Opened on first use; `connect` and `configure` make them."""
 
     def __init__(self, url: str | None = None, settings: Settings | None = None) -> None:
-        self.url = url or os.environ.get("REDIS_URL") or DEFAULT_URL
+        self.url = (os.environ.get("REDIS_URL") or DEFAULT_URL) if url is None else url
         self.settings = settings or Settings()
         given: Any = self.url
         if not isinstance(given, str):
@@ -384,7 +384,7 @@ async def connect(
     what was tried.
     """
     settings = _settings(namespace=namespace, batching=batching, timeout=timeout, queue_timeout=queue_timeout)
-    database = Database(url or _defaults.url, settings)
+    database = Database(_defaults.url if url is None else url, settings)
     try:
         await database.open()
         _defaults.connected.append(database)

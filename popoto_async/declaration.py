@@ -49,6 +49,12 @@ def unknown_field(model: str, name: str, known: Iterable[str]) -> UnknownField:
     return UnknownField(f"{model} has no field {name!r}", model=model, field=name, hint=nearest(name, known))
 
 
+def require_field(schema: Schema, name: Any) -> None:
+    """Raise UnknownField unless this is the name of a field."""
+    if not isinstance(name, str) or name not in schema.fields:  # what is no text may not even be hashable
+        raise unknown_field(schema.model, name, schema.fields)
+
+
 def declare(cls: type) -> Schema:
     """The schema of a class: its own fields, those it inherits, and its options."""
     model = cls.__name__

@@ -309,14 +309,14 @@ class Model:
 
         Atomic, one round trip. `lookup` gives the whole key, or a unique field.
         """
-        return await bulk.get_or_create(cls, defaults or {}, lookup)
+        return await bulk.get_or_create(cls, defaults, lookup)
 
     @classmethod
     @verb
     async def update_or_create(cls, /, defaults: dict[str, Any] | None = None, **lookup: Any) -> tuple[Self, bool]:
         """As `get_or_create`, but an existing record gets the defaults too: two round trips then."""
         while True:
-            instance, created = await bulk.get_or_create(cls, defaults or {}, lookup)
+            instance, created = await bulk.get_or_create(cls, defaults, lookup)
             if created or await bulk.apply(instance, defaults or {}):
                 return instance, created
 

@@ -152,8 +152,10 @@ class Subscriber:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValidationError(f"buffer is a positive number of messages, not {shorten(buffer)}", value=buffer)
         self.channels = tuple(map(_channel_name, channels))
-        self.patterns = () if isinstance(patterns, str) else tuple(map(_channel_name, patterns))
-        if not (self.channels or self.patterns):
+        given: Any = patterns
+        several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+        self.patterns = tuple(map(_channel_name, given)) if several else ()
+        if not several or not (self.channels or self.patterns):
             raise ValidationError(
                 "a Subscriber takes names of channels, patterns=[…], or both", hint='Subscriber("a", patterns=["b.*"])'
             )

@@ -83,11 +83,9 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
         """
         query = self
         for name in ("limit", "offset", "order_by", "values"):
-            if name in lookups:
-                value = lookups.pop(name)
-                arguments = value if isinstance(value, (tuple, list)) else (value,)
-                if value is not None:
-                    query = getattr(query, name)(*arguments)
+            if (value := lookups.pop(name, None)) is not None:
+                several = name in ("order_by", "values") and isinstance(value, (tuple, list))
+                query = getattr(query, name)(*(value if several else (value,)))
         return query._narrowed(Q(*conditions, **lookups))
 
     def exclude(self, /, *conditions: Expression | bool, **lookups: Any) -> Self:
@@ -231,10 +229,12 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
     async def get(self, /, **lookups: Any) -> M | None:
         """The one record that matches, or None; MultipleResults if there are more. One round trip."""
         schema = self._schema
-        if not self._tests and self._values is None and not self._prefetch and lookups.keys() == schema.key_names:
+        limited = self._limit is not None or self._offset
+        plain = not (self._tests or self._prefetch or limited) and self._values is None
+        if plain and lookups.keys() == schema.key_names:
             one: M | None = await load(self._model, lookups, self._timeout)
             return one
-        found: list[M] = await self.filter(**lookups).limit(2).all()
+        found: list[M] = await self.filter(**lookups)[:2].all()
         if len(found) > 1:
             raise MultipleResults(
                 f"{schema.model}: more than one record matches {self._shown(lookups) or 'anything'}",

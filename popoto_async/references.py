@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from popoto_async.declaration import unknown_field
-from popoto_async.errors import ModelException, RecordGone
+from popoto_async.declaration import require_field
+from popoto_async.errors import ModelException, RecordGone, ValidationError
 from popoto_async.fields.base import Field
 from popoto_async.fields.relationship import relation
 from popoto_async.outcomes import failure
@@ -77,13 +77,16 @@ def _text(field: Field[Any], value: Any) -> bytes | None:
 async def follow(instance: Any, name: Any, timeout: float | None) -> Any:
     """The record that a relation of this one leads to, loaded; None where it is null, or the record is gone."""
     schema: Schema = instance._meta
-    if not isinstance(name, str) or relation(schema.fields, name) is None:
-        if name not in schema.fields:
-            raise unknown_field(schema.model, name, schema.fields)
+    require_field(schema, name)
+    if relation(schema.fields, name) is None:
         raise ModelException(f"{schema.model}.{name} is no relation", model=schema.model, field=name)
     value = getattr(instance, name)
     if value is None:
         return None
+    if wrong := schema.fields[name].problems(value):
+        raise ValidationError(
+            f"{schema.model}.{name}: {wrong[0]}", errors={name: wrong}, model=schema.model, field=name, value=value
+        )
     try:
         return await complete(value, timeout)
     except RecordGone:

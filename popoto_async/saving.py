@@ -9,7 +9,7 @@ from typing import Any
 
 from popoto_async.changes import Change, Delete, Insert, Update, forget
 from popoto_async.codec import EPOCH, as_utc, float_text
-from popoto_async.declaration import unknown_field
+from popoto_async.declaration import require_field
 from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
 from popoto_async.flight import fly
 from popoto_async.outcomes import failure
@@ -98,8 +98,7 @@ def known_fields(schema: Schema, names: Collection[str]) -> None:
             f"{schema.model}: update_fields is a list of names, not {shorten(given)}", model=schema.model, value=given
         )
     for name in names:
-        if name not in schema.fields:
-            raise unknown_field(schema.model, name, schema.fields)
+        require_field(schema, name)
 
 
 async def save_or_create(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from popoto_async.errors import DefinitionError, ValidationError, shorten
@@ -10,6 +11,9 @@ from popoto_async.groups import EventGroup
 from popoto_async.pending import verb
 from popoto_async.records import database_of
 from popoto_async.schema import Schema
+
+_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+"""What `Event.id` looks like."""
 
 
 class EventStream:
@@ -81,9 +85,13 @@ class EventStream:
             patience=patience,
         )
 
-    async def _entries(self, key: str, after: str | None, limit: Any) -> list[Any]:
+    async def _entries(self, key: str, after: Any, limit: Any) -> list[Any]:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValidationError(f"limit is a positive number, not {shorten(limit)}", model=self._schema.model)
+        if after is not None and not (isinstance(after, str) and _ID.fullmatch(after)):
+            raise ValidationError(
+                f"after is the id of an event, not {shorten(after)}", model=self._schema.model, value=after
+            )
         first = "-" if after is None else f"({after}"
         entries: list[Any] = await database_of(self._schema).execute("XRANGE", key, first, "+", "COUNT", limit)
         return entries

@@ -194,6 +194,20 @@ async def test_hooks_are_called_and_what_they_change_is_stored(db: Database) -> 
     assert sorted(heard) == [(what, name) for what in ("after delete", "before delete") for name in "ab"]
 
 
+async def test_a_hook_that_raises_ends_it_with_a_note(db: Database) -> None:
+    await hooked()
+
+    async def fail() -> None:
+        raise KeyError("no PopotoError")
+
+    for hook, change in (("before", Hooked.query.update(state="done")), ("before delete", Hooked.query.delete())):
+        reactions[hook, "b"] = fail
+        with pytest.raises(KeyError) as caught:
+            await change
+        assert "2 records had been changed" in caught.value.__notes__[0]
+    assert await Hooked.query.keys() == ["Hooked:b"]
+
+
 async def test_a_record_that_stops_matching_is_left_alone(db: Database) -> None:
     """Its own moment decides: neither changed nor counted, though it was found."""
     await hooked()

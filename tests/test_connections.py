@@ -316,6 +316,7 @@ def test_options_of_redis_py_are_understood() -> None:
         ("embedded://?option=1", "no options"),
         ("embedded:nothing", "no embedded"),
         (5, "must be a str"),
+        ("", "redis://, rediss://"),
     ],
 )
 def test_a_url_that_can_not_be_is_an_error_at_once(url: Any, named: str) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,39 @@ MISUSE: list[tuple[str, Callable[[], Any], type[PopotoError]]] = [
     ("a transaction of a class", lambda: in_a_transaction(User), PopotoError),
     ("a transaction with a wrong value", lambda: in_a_transaction(User(name=None, email="e")), ValidationError),
     ("a timeout of a text", lambda: User.create(name="n", email="e", timeout="x"), ValidationError),
+    *(
+        (f"{verb} of {what!r}", lambda verb=verb, what=what: _call(verb, what), UnknownField)
+        for verb in ("increment", "refresh", "fetch")
+        for what in ([], {"age": 1}, {"age"})
+    ),
+    ("saving a field []", lambda: _call("save", [[]]), UnknownField),
+    ("limit of a list", lambda: User.query.filter(limit=[]), InvalidLookup),
+    ("limit of a pair", lambda: User.query.filter(limit=(1, 2)), InvalidLookup),
+    ("offset of a tuple", lambda: User.query.filter(offset=()), InvalidLookup),
+    (
+        "a unit that is a list",
+        lambda: User.query.filter(place=(1, 2), place_radius=5, place_radius_unit=[]),
+        InvalidLookup,
+    ),
+    (
+        "distances of a text",
+        lambda: User.query.filter(place=(1, 2), place_radius=5, place_with_distances="no"),
+        InvalidLookup,
+    ),
+    *(
+        (f"defaults {what!r}", partial(User.get_or_create, defaults=what, name="one"), ValidationError)
+        for what in (0, "", [], False)
+    ),
+    *(
+        (f"defaults {what!r}, updated", partial(User.update_or_create, defaults=what, name="one"), ValidationError)
+        for what in (0, "", [], False)
+    ),
+    (
+        "on_outcome that is none",
+        lambda: User.create_many([{"name": "x", "email": "x"}], on_outcome=_any(5)),
+        PopotoError,
+    ),
+    ("progress that is none", lambda: User.save_many([], progress=_any("x")), PopotoError),
     ("load without a key", lambda: User.load(), MultipleResults),
     ("a key of the wrong type", lambda: User.load(name=5), InvalidLookup),
     ("a key that can't be stored", lambda: User.load(name="\ud800"), InvalidLookup),

@@ -32,6 +32,7 @@ from popoto_async import (
     Relationship,
     SortedField,
     UniqueViolation,
+    ValidationError,
     connect,
     trace,
     transaction,
@@ -392,6 +393,16 @@ async def test_entries_of_other_classes_stay_readable(db: Database, clean_server
 def test_options_that_cannot_be(option: str, value: Any) -> None:
     with pytest.raises(DefinitionError, match=option):
         type("Odd", (EventStreamMixin, Model), {option: value, "__module__": __name__, "__qualname__": "<locals>.Odd"})
+
+
+@pytest.mark.parametrize("after", ["x", "", "5-", "-5", 5, b"5-0", "5-0-0", "+", " 5"])
+async def test_a_place_that_can_not_be(db: Database, after: Any) -> None:
+    async with trace() as t:
+        for read in (Shop.events.read, Shop.events.dead):
+            with pytest.raises(ValidationError, match="id of an event") as caught:
+                await read(after=after)
+            assert (caught.value.model, caught.value.value) == ("Shop", after)
+    assert t.round_trips == 0
 
 
 async def test_a_model_without_the_mixin_has_no_stream(db: Database) -> None:

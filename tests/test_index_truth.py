@@ -159,7 +159,7 @@ async def test_composite_keys_and_partitions_move(db: Database, clean_server: Se
         {"room": 2**60},
         {"kind": None, "rank": None}, {"rank": 2**60 + 1}, {"price": Decimal("0.10000000000000000001")},
         {"hotel": "Ritz"},
-        {"price": Decimal("1E+30")}, {"kind": "a:b"}, {"guest": "ann", "hotel": "%null"},
+        {"price": Decimal("1E+30")}, {"price": Decimal("-0.0")}, {"kind": "a:b"}, {"guest": "ann", "hotel": "%null"},
     ]  # fmt: skip
     for change in changes:
         for name, value in change.items():

@@ -845,6 +845,10 @@ async def test_what_is_no_model_is_refused(db: Database) -> None:
     wrong: Any = "Shop"
     with pytest.raises(ValidationError, match="model classes"):
         await maintenance.check(wrong)
+    with pytest.raises(ValidationError, match="renamed is new names"):
+        await maintenance.rebuild(Shop, renamed=wrong)
+    with pytest.raises(ValidationError, match="progress is called"):
+        await maintenance.check(Shop, progress=wrong)
 
 
 async def test_errors_of_the_server_are_raised(clean_server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -185,6 +186,32 @@ async def test_cancelled_in_the_middle(db: Database, clean_server: Server) -> No
     assert_true(clean_server, [Item])
 
 
+async def test_failures_that_a_cancelled_call_tells_nobody_are_not_logged(db: Database) -> None:
+    class Waiting(Item):
+        async def before_save(self) -> None:
+            if self.name == "for ever":
+                await asyncio.Event().wait()
+
+    loop, logged = asyncio.get_running_loop(), list[Any]()
+    loop.set_exception_handler(lambda _, context: logged.append(context))
+
+    async def cancelled() -> None:
+        rows = [{"name": name, "code": "taken"} for name in ("a", "b", "for ever")]
+        task = asyncio.create_task(Waiting.create_many(rows))
+        for _ in range(3):
+            await Waiting.query.count()  # what was sent before it has failed by then
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await Waiting.query.count()  # what was under way has ended
+
+    await Waiting.create(name="first", code="taken")
+    await cancelled()
+    gc.collect()
+    assert not logged
+    assert await Waiting.query.count() == 1
+
+
 # Hooks --------------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +289,25 @@ async def test_a_hook_that_raises_stops_the_save(db: Database, clean_server: Ser
         await way(title="refuse")
     assert snapshot(clean_server) == {}
     assert ("after_save", "a", True) not in log[-1:]
+
+
+async def test_a_hook_that_raises_hurts_no_other_of_many(db: Database) -> None:
+    class Picky(Model):
+        name = KeyField()
+
+        async def before_save(self) -> None:
+            if self.name == "b":
+                raise KeyError("no PopotoError")
+
+        before_delete = before_save
+
+    made = await Picky.create_many([{"name": name} for name in "abc"])
+    saved = await Picky.save_many([Picky(name=name) for name in "abc"])
+    gone = await Picky.delete_many([await Picky.load(name="a"), Picky(name="b"), await Picky.load(name="c")])
+    for summary in (made, saved, gone):
+        assert (summary.total, summary.done, summary.failed) == (3, 2, 1)
+        assert [type(error) for _, error in summary.failures] == [KeyError]
+    assert await Picky.query.count() == 0
 
 
 async def test_no_after_save_where_nothing_was_saved(db: Database) -> None:

@@ -335,6 +335,8 @@ async def test_arguments_that_cannot_be(db: Database) -> None:
 
     wrong: list[Callable[[], Any]] = [
         lambda: Publisher(""), lambda: Publisher(5), lambda: Subscriber(), lambda: Subscriber(patterns="a*"),
+        lambda: Subscriber("a", patterns="b*"), lambda: Subscriber("a", patterns=5),
+        lambda: Subscriber("a", patterns=None),
         lambda: Subscriber(""), lambda: Subscriber("a", buffer=0), lambda: Publisher("a").publish(Odd()),
         lambda: Publisher("a", raw=True).publish(5),
         lambda: Publisher("a").publish("\ud800"), lambda: Publisher("a", raw=True).publish("\ud800"),

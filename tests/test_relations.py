@@ -215,6 +215,8 @@ async def test_a_missing_target(db: Database) -> None:
         await found.fetch("gest")
     with pytest.raises(ModelException, match="no relation"):
         await found.fetch("price")
+    with pytest.raises(ValidationError, match=r"Reservation.guest: 'Nobody:x' is no key of Guest"):
+        await Reservation(code="2", guest="Nobody:x").fetch("guest")
 
 
 async def test_an_expired_target_is_gone(db: Database) -> None:

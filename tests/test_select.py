@@ -433,6 +433,13 @@ async def test_slices_pages_and_single_records(db: Database) -> None:
         await Item.query.get_or_raise(code="c99")
     with pytest.raises(MultipleResults):
         await Item.load(shop="a")
+    with pytest.raises(MultipleResults):
+        await query.limit(2).get(shop="a")
+    first = await query.get_or_raise(shop="a", number=(await query.filter(shop="a").values("number"))[0]["number"])
+    assert await query.limit(1).get(shop="a") == first, "the one record that the query has"
+    assert await query.limit(0).get(code="c5") is None
+    assert await Item.query.limit(0).get(shop="b", number=5) is None
+    assert await Item.query.offset(1).get(shop="b", number=5) is None
 
 
 async def test_values_of_another_form(db: Database) -> None:

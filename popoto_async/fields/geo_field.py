@@ -159,7 +159,10 @@ class GeoField(Field[T]):
 
     def distances(self, lookups: Mapping[str, Any]) -> tuple[ByDistance, str] | None:
         """How to order by distance and the unit to tell it in, where the lookups ask for distances."""
-        if not lookups.get("with_distances"):
+        wanted = lookups.get("with_distances", False)
+        if not isinstance(wanted, bool):
+            raise self.invalid("with_distances", wanted, "takes True or False")
+        if not wanted:
             return None
         centre = self.centre(lookups)
         return ByDistance(self.name, centre.latitude, centre.longitude), lookups.get("radius_unit", "m")
@@ -186,7 +189,7 @@ class GeoField(Field[T]):
     def _area(self, lookups: Mapping[str, Any]) -> Test:
         centre = self.centre(lookups)
         unit = lookups.get("radius_unit", "m")
-        if unit not in UNITS:
+        if not isinstance(unit, str) or unit not in UNITS:
             raise self.invalid("radius_unit", unit, f"takes one of {', '.join(UNITS)}")
         if ("radius" in lookups) == ("box" in lookups):
             raise self._incomplete(lookups, f"needs {self.name}_radius= or {self.name}_box=, one of them")

@@ -60,6 +60,8 @@ async def rebuild(
     `renamed` maps old names of fields to the new ones: values that are stored under the old name move. Interrupted, it
     is begun again by running it again. The report counts what was not as it is to be.
     """
+    if renamed is not None and not isinstance(renamed, Mapping):
+        raise ValidationError(f"renamed is new names of fields by old ones, not {shorten(renamed)}", value=renamed)
     for schema in (model._meta for model in _checked(models)):
         for old, new in (renamed or {}).items():
             if new not in schema.fields or old in schema.fields or old in ("$", "$v"):
@@ -86,6 +88,8 @@ async def _run(
     renamed: Mapping[str, str] | None = None,
     progress: Progress | None,
 ) -> Report:
+    if progress is not None and not callable(progress):
+        raise ValidationError(f"progress is called, which {shorten(progress)} can't be", value=progress)
     found = []
     for model in _checked(models):
         survey = Survey(model, dry=dry, anew=anew, renamed=renamed or {}, progress=progress)

@@ -18,7 +18,7 @@ from typing import Any
 from popoto_async.bulk import each
 from popoto_async.changes import Change, Delete, Guarding, Matching, Update
 from popoto_async.declaration import unknown_field
-from popoto_async.errors import ModelException, PopotoError, ProtectedRecord, StaleRecord, ValidationError
+from popoto_async.errors import ModelException, ProtectedRecord, StaleRecord, ValidationError
 from popoto_async.flight import fly
 from popoto_async.plan import ByKey, KeyIs, Place
 from popoto_async.planning.read import all_of
@@ -96,7 +96,7 @@ class _Changes:
         self.verb, self.selection = verb, selection
         self.guarding = Guarding(selection.plan.test)
         self.made = 0
-        self.failure: PopotoError | None = None
+        self.failure: BaseException | None = None
         self.protected: ProtectedRecord | None = None
 
     def send(self, change: Callable[[float], Change]) -> Coroutine[Any, Any, bool | None]:
@@ -133,7 +133,7 @@ class _Changes:
         await each(records(), work, self._note, None)
         self.finish(self.failure)
 
-    def finish(self, failure: PopotoError | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         """Raise what it failed for, if anything."""
         if failure is not None:
             failure.add_note(f"{self.made} records had been changed; each is changed whole or not at all")
@@ -142,7 +142,7 @@ class _Changes:
     def _note(self, record: Any, error: BaseException | None) -> None:
         if isinstance(error, ProtectedRecord):
             self.protected = self.protected or error
-        elif isinstance(error, PopotoError) and self.failure is None:
+        elif error is not None and self.failure is None:
             self.failure = error
 
 
