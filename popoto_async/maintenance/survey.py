@@ -21,12 +21,16 @@ from popoto_async.outcomes import failure
 from popoto_async.plan import MEMBER, Operation, Outcome
 from popoto_async.planning.audit import (
     BESIDES,
+    FOREIGN,
     LISTS,
     PAGE,
+    SOUND,
     Bytes,
+    Found,
     Implied,
     Place,
     Places,
+    audited,
     fixed_places,
     implied,
     plan_audit,
@@ -54,8 +58,6 @@ SCAN_COUNT = 2000
 
 DEAD = {"class": "ghost", "manifests": "leftover", "deadlines": "late"}
 """Kind of place → the damage that a member without a record is; in an index, an orphan."""
-
-Found = tuple[list[Bytes], Bytes, int]
 
 
 def text(raw: Any) -> str:
@@ -237,11 +239,11 @@ class Survey:
     def _implied(self, binding: Binding, row: Sequence[Bytes], manifest: Bytes) -> Implied:
         return implied(binding, row, manifest, anew=self._anew, renamed=self._renamed)
 
-    async def _audited(self, keys: Sequence[bytes]) -> tuple[list[Any], Binding]:
+    async def _audited(self, keys: Sequence[bytes]) -> tuple[list[Found | None], Binding]:
         if not keys:
             return [], self._database.binding(self.schema)
         outcome, binding = await self._send("check", lambda bound: plan_audit(bound, keys, self._names))
-        return outcome[1], binding
+        return audited(outcome[1], len(self._names)), binding
 
     async def _look_at(self, keys: list[bytes]) -> None:
         """Compare records with what they imply; mend those that differ."""
@@ -250,14 +252,15 @@ class Survey:
         for key, answer in zip(keys, answers, strict=True):
             if answer is None:
                 continue
-            if answer[0] == b"foreign":
-                self._add(Damage("foreign", text(key), other=text(answer[1])))
+            row, manifest, state = answer
+            if state == FOREIGN:
+                self._add(Damage("foreign", text(key), other=text(manifest)))
                 continue
-            found = self._implied(binding, answer[0], answer[1])
+            found = self._implied(binding, row, manifest)
             self.tally.records += 1
             self.tally.entries += len(found.triples)
             self._judge_values(key, found)
-            if not answer[2] or found.manifest != answer[1] or any(answer[0][len(self.schema.fields) :]):
+            if state != SOUND or found.manifest != manifest or any(row[len(self.schema.fields) :]):
                 differing.append(self._mend(key, answer))
         for work in differing:
             await work
@@ -286,7 +289,7 @@ class Survey:
                 self._note(key, outcome[2], binding, suspects)
                 return
             (again,), _ = await self._audited([key])
-            if again is None or again[0] == b"foreign":
+            if again is None or again[2] == FOREIGN:
                 return
             answer = again
         self.tally.busy += 1
@@ -371,7 +374,7 @@ class Survey:
             page = keys[first : first + PAGE]
             answers, binding = await self._audited(page)
             for key, answer in zip(page, answers, strict=True):
-                if answer is None or answer[0] == b"foreign":
+                if answer is None or answer[2] == FOREIGN:
                     continue
                 found = self._implied(binding, answer[0], answer[1])
                 extra = living[key] - {(slot, tail) for slot, tail, _ in found.triples}

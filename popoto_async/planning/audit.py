@@ -34,6 +34,12 @@ BESIDES = {"List": "beside"}
 """What stands between `$` and the model's name in an index key → how its members are read (`members.lua`)."""
 
 Bytes = bytes | None
+Found = tuple[list[Bytes], Bytes, int]
+"""A record as it was looked at: its row, its manifest (of what is foreign, the type), its state."""
+
+NONE, SOUND, FOREIGN = -1, 1, 2
+"""What stands under a key (`audit.lua`); 0 is a record where something is not as its manifest says."""
+
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
@@ -206,6 +212,13 @@ def plan_audit(binding: Binding, keys: Sequence[bytes], names: Sequence[str]) ->
     """Look at records."""
     cost = (LOAD_COST + ENTRY_COST) * len(keys)
     return Operation("audit", binding.layout, {"n": len(keys), "fields": names}, tuple(keys), False, cost)
+
+
+def audited(flat: list[Any], width: int) -> list[Found | None]:
+    """What `audit` answered, key by key, where rows have `width` values; None where there is no record."""
+    step = width + 2
+    found = [(flat[at : at + width], flat[at + width], flat[at + width + 1]) for at in range(0, len(flat), step)]
+    return [None if one[2] == NONE else one for one in found]
 
 
 def plan_members(binding: Binding, places: Sequence[Place], first: int, cursor: bytes) -> Operation:

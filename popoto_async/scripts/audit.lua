@@ -1,26 +1,64 @@
 -- purpose: look at records: their stored values, their manifests, and whether everything stands where these say
 -- keys: the records, the index keys their manifests name, $Class, $Man, $Exp
 -- args: op.n keys at op.at; op.fields
--- reply: ok, for each key: false (no record) | foreign type | row manifest sound (1 or 0); slots
+-- reply: ok, one list with, for each key: its row, its manifest or foreign type, its state; slots
 -- include: lib/survey.lua
 -- include: lib/slots.lua
 
-local function stands(model, entries, key)
+-- What stands under a key: no record, a record where something is not as its manifest says, one in order, something else.
+local NONE, AMISS, SOUND, FOREIGN = -1, 0, 1, 2
+
+-- How much one command asks for: `unpack` has its bounds.
+local MOST_ASKED = 1000
+
+-- What is to stand in a key, asked for at once: members of a sorted set or fields of a hash, what they are expected to
+-- have, and where the states of the records stand in the reply.
+local function expect(questions, command, key, asked, expected, at)
+  local one = questions[key]
+  if not one then
+    one = {command = command, key = key, asked = {}, expected = {}, states = {}}
+    questions[key] = one
+  end
+  local n = #one.asked + 1
+  one.asked[n], one.expected[n], one.states[n] = asked, expected, at
+end
+
+-- Adds what a manifest says to what is to be asked for. Of texts that are to be listed only where they are not is told.
+local function expect_entries(questions, lists, model, entries, key, at)
   for i = 1, #entries, 3 do
+    local tail = entries[i + 1]
     local kind, where = place(model, entries, i)
-    if #unlisted(model, entries[i], entries[i + 1]) > 0 then
-      return false
-    end
     if kind == MEMBER then
-      local score = redis.pcall('ZSCORE', where, key)
-      if not score or is_error(score) or tonumber(score) ~= tonumber(entries[i + 2]) then
-        return false
-      end
-    elseif redis.pcall('HGET', where, entries[i + 1]) ~= key then
-      return false
+      expect(questions, 'ZMSCORE', where, key, entries[i + 2], at)
+    else
+      expect(questions, 'HMGET', where, tail, key, at)
+    end
+    local names = tail ~= NULL and model.listed and model.listed[entries[i]]
+    for j = 1, names and #names or 0 do
+      expect(lists, 'ZMSCORE', names[j], j == 2 and mirrored(tail) or tail, '0', at)
     end
   end
-  return true
+end
+
+local function is_as_expected(one, found, i)
+  local expected = one.expected[i]
+  return found == expected or (found and one.command == 'ZMSCORE' and tonumber(found) == tonumber(expected))
+end
+
+-- Asks, and has the records not be sound where the answer is another one; in a key that can't be read all are, if `trusted`.
+local function ask(questions, reply, trusted)
+  for _, one in pairs(questions) do
+    for first = 1, #one.asked, MOST_ASKED do
+      local last = math.min(first + MOST_ASKED - 1, #one.asked)
+      local found = redis.pcall(one.command, one.key, unpack(one.asked, first, last))
+      local unread = is_error(found)
+      for i = first, last do
+        if not (unread and trusted) and (unread or not is_as_expected(one, found[i - first + 1], i)) then
+          reply[one.states[i]] = AMISS
+        end
+      end
+    end
+  end
 end
 
 -- What is listed of all the keys, asked for at once; nothing of a key where there are none.
@@ -33,29 +71,40 @@ local function listed(op, model)
     run('ZMSCORE', model.exp, unpack(ARGV, op.at, last))
 end
 
+-- Whether the record by itself is in order; then its entries are the second result.
 local function is_sound(call, model, key, mark, companion, class, deadline)
   local text = mark ~= '' and mark or companion
   local entries = text and entries_of(model, text)
-  if not entries or not stands(model, entries, key) then
+  if not entries then
     return false
   end
   local ends, slack = deadline_of(call, key)
   local outside = ends ~= nil or #text > MANIFEST_INLINE
   return class == '0' and deadlines_agree(ends, deadline, slack)
-    and (mark == '') == outside and (companion ~= false) == outside
+    and (mark == '') == outside and (companion ~= false) == outside, entries
 end
 
-local function examined(call, model, key, names, companion, class, deadline)
-  local row = redis.pcall('HMGET', key, unpack(names))
+-- Puts what stands under a key at the end of the reply; the entries of a record that is sound by itself are the result.
+local function examine(call, model, key, names, reply, companion, class, deadline)
+  local row, at = redis.pcall('HMGET', key, unpack(names)), #reply
+  local state, text, entries = NONE, false, nil
   if is_error(row) then
-    return {'foreign', redis.call('TYPE', key).ok}
+    state, text, row = FOREIGN, redis.call('TYPE', key).ok, {}
+  else
+    local mark = row[#names]
+    if mark then
+      local sound
+      sound, entries = is_sound(call, model, key, mark, companion, class, deadline)
+      state, text, entries = sound and SOUND or AMISS, mark ~= '' and mark or companion, sound and entries
+    elseif redis.call('EXISTS', key) == 1 then
+      state, text = FOREIGN, 'hash'
+    end
   end
-  local mark = table.remove(row)
-  if not mark then
-    return redis.call('EXISTS', key) == 1 and {'foreign', 'hash'}
+  for i = 1, #names - 1 do
+    reply[at + i] = row[i] or false
   end
-  local sound = is_sound(call, model, key, mark, companion, class, deadline)
-  return {row, mark ~= '' and mark or companion, sound and 1 or 0}
+  reply[at + #names], reply[at + #names + 1] = text, state
+  return entries
 end
 
 operations.audit = function(call, op, model)
@@ -63,11 +112,17 @@ operations.audit = function(call, op, model)
   if moved then
     return moved
   end
-  local names, found = {unpack(op.fields)}, {}
+  local names, reply, questions, lists = {unpack(op.fields)}, {}, {}, {}
   names[#names + 1] = '$'
   local companions, classes, deadlines = listed(op, model)
   for i = 1, op.n do
-    found[i] = examined(call, model, ARGV[op.at + i - 1], names, companions[i], classes[i], deadlines[i])
+    local key = ARGV[op.at + i - 1]
+    local entries = examine(call, model, key, names, reply, companions[i], classes[i], deadlines[i])
+    if entries then
+      expect_entries(questions, lists, model, entries, key, #reply)
+    end
   end
-  return {'ok', found}
+  ask(questions, reply)
+  ask(lists, reply, true)
+  return {'ok', reply}
 end
