@@ -40,21 +40,18 @@ local function expect_entries(questions, lists, model, entries, key, at)
   end
 end
 
-local function is_as_expected(one, found, i)
-  local expected = one.expected[i]
-  return found == expected or (found and one.command == 'ZMSCORE' and tonumber(found) == tonumber(expected))
-end
-
 -- Asks, and has the records not be sound where the answer is another one; in a key that can't be read all are, if `trusted`.
 local function ask(questions, reply, trusted)
   for _, one in pairs(questions) do
-    for first = 1, #one.asked, MOST_ASKED do
-      local last = math.min(first + MOST_ASKED - 1, #one.asked)
-      local found = redis.pcall(one.command, one.key, unpack(one.asked, first, last))
+    local asked, expected, states, scored = one.asked, one.expected, one.states, one.command == 'ZMSCORE'
+    for first = 1, #asked, MOST_ASKED do
+      local last = math.min(first + MOST_ASKED - 1, #asked)
+      local found = redis.pcall(one.command, one.key, unpack(asked, first, last))
       local unread = is_error(found)
-      for i = first, last do
-        if not (unread and trusted) and (unread or not is_as_expected(one, found[i - first + 1], i)) then
-          reply[one.states[i]] = AMISS
+      for i = first, unread and trusted and 0 or last do
+        local it = not unread and found[i - first + 1]
+        if it ~= expected[i] and not (it and scored and tonumber(it) == tonumber(expected[i])) then
+          reply[states[i]] = AMISS
         end
       end
     end
