@@ -225,7 +225,7 @@ class Update(Change):
         if self.add:
             name = self.add.field
             stored[name] = outcome[2]
-            self.value = self.state[name] = self.schema.fields[name].decode(outcome[2])
+            self.value = self.state[name] = self.schema.fields[name].codec.decode(outcome[2])
         self._remember(stored, outcome)
 
     def _follow(self, stored: dict[str, bytes | None]) -> None:
@@ -236,7 +236,7 @@ class Update(Change):
                 stored[field.name] = after
                 value = self.state.get(field.name)
                 if value is not None and value.__dict__ is not self.state and field.key_of(value) == self.origin:
-                    self.state[field.name] = field.decode(after)
+                    self.state[field.name] = field.codec.decode(after)
 
 
 class Delete(Change):

@@ -66,6 +66,8 @@ class Dispatcher:
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
+        self.context = Context()
+        """What is common to all operations runs in it; each is planned and concluded in its caller's."""
         self.stats = Stats()
         self.clock = Clock(self._loop.time)
         self.lanes = tuple(Lane(connect, namespace, self.stats, self.clock, self._make_tick) for _ in range(2))
@@ -112,7 +114,7 @@ class Dispatcher:
     def _make_tick(self) -> None:
         if not self._ticking and self._waiting:
             self._ticking = True
-            self._loop.call_soon(self._tick)
+            self._loop.call_soon(self._tick, context=self.context)
 
     def _tick(self) -> None:
         self._ticking = False

@@ -111,7 +111,7 @@ def _values(schema: Schema, words: Mapping[bytes, bytes]) -> tuple[dict[str, Any
             values[name] = None
         elif mark == b"=":
             try:
-                values[name] = schema.fields[name].decode(raw)
+                values[name] = schema.fields[name].codec.decode(raw)
             except Exception:  # a field that is no more, or whatever a decoder raises: the other values stay readable
                 unreadable[name] = raw
     return values, unreadable

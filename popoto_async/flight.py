@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import msgspec
@@ -68,6 +68,7 @@ class Flight(asyncio.Future[T]):
 
     __slots__ = (
         "_binding",
+        "_context",
         "_coroutine",
         "_cost",
         "_database",
@@ -111,6 +112,7 @@ class Flight(asyncio.Future[T]):
     def _start(self, *, in_turn: bool = False) -> None:
         self._started = True
         self.traces, self.alone = current_traces.get(), batching_off.get()
+        self._context = copy_context()
         try:
             self._dispatcher = self._database.session().dispatcher
             if self._timeout is not None:
@@ -121,14 +123,20 @@ class Flight(asyncio.Future[T]):
             return
         if in_turn:
             # Where tasks begin too, so that a gather of flights and coroutines begins them in its order.
-            self.get_loop().call_soon(self._dispatcher.start, self, self._cost)
+            self.get_loop().call_soon(self._dispatcher.start, self, self._cost, context=self._dispatcher.context)
         else:
             self._dispatcher.start(self, self._cost)
 
     def launch(self) -> None:
-        """Plan and queue: called when the dispatcher admits the flight."""
-        if self.done():
-            return
+        """Plan and queue: called when the dispatcher admits the flight.
+
+        What people wrote for their fields (defaults, validators, codecs) runs in the context of who waits, whoever's
+        turn of the loop it is.
+        """
+        if not self.done():
+            self._context.run(self._plan)
+
+    def _plan(self) -> None:
         try:
             self._request = self._prepare(self._dispatcher.clock.now())
             self._binding = self._database.binding(self._request.schema)
@@ -142,6 +150,9 @@ class Flight(asyncio.Future[T]):
 
     def deliver(self, outcome: Outcome) -> None:
         """An outcome came back. Also where nobody waits any more: the request is told what was done."""
+        self._context.run(self._take, outcome)
+
+    def _take(self, outcome: Outcome) -> None:
         request, status = self._request, outcome[0]
         assert request is not None
         self._ticket = None  # it refers to this flight: without it, no cycle is left for the collector

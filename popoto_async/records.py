@@ -203,7 +203,7 @@ def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection
     values: State = dict.fromkeys(names)
     for name in values.keys() & stored.keys():
         with suppress(Exception):  # whatever a decoder raises; who reads the field is told of it
-            values[name] = schema.fields[name].decode(stored[name])
+            values[name] = schema.fields[name].codec.decode(stored[name])
     return values
 
 

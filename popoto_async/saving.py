@@ -210,7 +210,7 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
         state[name] = None
         if raw is not None:
             try:
-                state[name] = schema.fields[name].decode(raw)
+                state[name] = schema.fields[name].codec.decode(raw)
             except Exception:  # as a load does: the other fields stay readable, reading this one raises CorruptRecord
                 del state[name]
                 corrupt[name] = raw

@@ -127,7 +127,7 @@ def _expected(change: Change, binding: Binding) -> State:
         if change.add:
             name = change.add.field
             raw = stored.get(name)
-            state[name] = None if raw is None else change.schema.fields[name].decode(raw)
+            state[name] = None if raw is None else change.schema.fields[name].codec.decode(raw)
             state[COUNTED] = (*state.get(COUNTED, ()), name)
     return state
 

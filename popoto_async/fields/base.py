@@ -78,6 +78,7 @@ class Field(Attr[TextT], Declared):
     key_number: int = 0
     """Which part of the key it is, from 1."""
     codec: Codec
+    """How values are stored and read; any exception of its `decode` means that a stored text is no value."""
     limit: int
     unrestricted: bool
     ordinary: type | None
@@ -274,7 +275,7 @@ class Field(Attr[TextT], Declared):
                 return self.codec.encode(value)
             except (ValueError, OverflowError):
                 return None
-        return None if self.problems(value) else self.encode(value)
+        return None if self.problems(value) else self.codec.encode(value)
 
     def _misfit(self, value: Any) -> str | None:
         """Why a value is none of the field's type, or can't be stored; None where it can."""
@@ -287,14 +288,6 @@ class Field(Attr[TextT], Declared):
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return f"can't be stored: {error}"
         return None
-
-    def encode(self, value: Any) -> bytes:
-        """The stored text of a valid value that is not null."""
-        return self.codec.encode(value)
-
-    def decode(self, raw: bytes) -> Any:
-        """The value of a stored text. Any exception means that it is none."""
-        return self.codec.decode(raw)
 
     def plain(self, value: Any) -> Any:
         """The value as `to_dict` and `values` show it."""
@@ -312,7 +305,7 @@ class Field(Attr[TextT], Declared):
 
     def from_part(self, text: str) -> Any:
         """The value of which `part` made this. Any exception means that it can't be told."""
-        return None if text == NULL else self.decode(unescape(text).encode())
+        return None if text == NULL else self.codec.decode(unescape(text).encode())
 
     def key_part(self, value: Any) -> str:
         """The part of a key that a lookup's value names. InvalidLookup where it can be none."""
@@ -386,7 +379,7 @@ class Field(Attr[TextT], Declared):
 
     def test_equal(self, values: tuple[Any, ...], tail: str) -> Test:
         """Records in which this field equals one of the values, none of which is null."""
-        return Stored(self.name, self.codec.compare, "in", tuple(self.encode(value) for value in values))
+        return Stored(self.name, self.codec.compare, "in", tuple(self.codec.encode(value) for value in values))
 
     def distances(self, lookups: Mapping[str, Any]) -> tuple[ByDistance, str] | None:
         """How to order by distance and the unit to tell it in, where the lookups ask for distances."""

@@ -178,7 +178,7 @@ class Relationship(Field[AnyT]):
 
     def checked(self, value: Any) -> bytes | None:
         """The key, as it is stored."""
-        return None if self.problems(value) else self.encode(value)
+        return None if self.problems(value) else self.codec.encode(value)
 
     def encode(self, value: Any) -> bytes:
         """The key, as it is stored."""
@@ -235,7 +235,7 @@ def stub(cls: Any, key: str, label: str) -> Any:
         try:
             value = state[field.name] = field.from_part(text)
             if value is not None:
-                stored[field.name] = field.encode(value)
+                stored[field.name] = field.codec.encode(value)
         except Exception:  # a form that can't be told from its part: the field has to be loaded
             state.pop(field.name, None)
     instance = cls.__new__(cls)

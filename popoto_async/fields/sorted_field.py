@@ -146,7 +146,7 @@ class SortedField(Field[T]):
         if self.codec.number is None:
             return Range(self._sort, tail, "(" * above + low, "(" * below + high)
         # Scores can be shared: the bounds let their own score in, and the texts decide.
-        exact = tuple((op, self.encode(value).decode()) for op, value in bounds)
+        exact = tuple((op, self.codec.encode(value).decode()) for op, value in bounds)
         return Range(self._sort, tail, low, high, self._tie, self.name, self.codec.compare, exact)
 
     def test_null(self, tail: str) -> Test:

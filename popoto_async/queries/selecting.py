@@ -138,7 +138,7 @@ def builder(
 
 def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
     try:
-        return field.decode(raw)
+        return field.codec.decode(raw)
     except Exception as error:  # whatever a decoder raises, the bytes are not a value
         raise field.corrupt(key.decode(), raw) from error
 
@@ -150,7 +150,7 @@ def _measure(by: ByDistance, unit: str, fields: list[Field[Any]]) -> Callable[[l
 
     def measure(row: list[bytes | None]) -> dict[str, Any]:
         raw = row[at]
-        metres = None if raw is None else haversine(centre, fields[at].decode(raw))
+        metres = None if raw is None else haversine(centre, fields[at].codec.decode(raw))
         return {"_geo_distance": None if metres is None else metres / UNITS[unit], "_geo_distance_unit": unit}
 
     return measure
