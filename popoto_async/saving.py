@@ -110,13 +110,14 @@ async def save_or_create(
             return await save(if_exists=if_exists)
         except RecordGone:
             stored = forget(schema, state)
+        # Under its own key it may have come back meanwhile; what stands under another key is another record.
+        moved = database_of(schema).binding(schema).record_key(state) != stored["_key"]
         try:
-            return await save(if_exists="error")
-        except AlreadyExists:
+            return await save(if_exists=if_exists if moved else "error")
+        except BaseException as error:
             state.update(stored)
-        except BaseException:
-            state.update(stored)
-            raise
+            if moved or not isinstance(error, AlreadyExists):
+                raise
 
 
 def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any, Any, bool]:

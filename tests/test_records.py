@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
 
 from popoto_async import (
+    AlreadyExists,
     AutoKeyField,
     Database,
     DatetimeField,
@@ -298,6 +299,27 @@ async def test_if_gone_and_back_again_meanwhile(db: Database, clean_server: Serv
         assert await saving
     stored = await must(Cafe.load(name="Siam"))
     assert (stored.seats, stored.cuisine, stored.price) == (5, "Greek", Decimal(3))
+    assert_true(clean_server, [Cafe])
+
+
+@pytest.mark.parametrize("if_exists", ["error", "overwrite"])
+async def test_if_gone_and_to_go_where_another_record_stands(
+    db: Database, clean_server: Server, if_exists: Literal["error", "overwrite"]
+) -> None:
+    record = await Cafe.create(**cafe(cuisine="Thai"))
+    other = await Cafe.create(**cafe(name="Roma", cuisine="Italian"))
+    await (await must(Cafe.load(name="Siam"))).delete()
+    record.name = "Roma"
+    async with asyncio.timeout(20), trace() as t:
+        if if_exists == "error":
+            with pytest.raises(AlreadyExists, match="Cafe:Roma"):
+                await record.save(if_gone="create", if_exists="error")
+            assert record.db_key.redis_key == "Cafe:Siam:Main", "the instance is what it was"
+        else:
+            assert await record.save(if_gone="create")
+    assert t.round_trips == 2
+    standing = other if if_exists == "error" else record
+    assert [one.to_dict() for one in await Cafe.query] == [standing.to_dict()]
     assert_true(clean_server, [Cafe])
 
 
