@@ -82,7 +82,7 @@ LOADED_ON_DEMAND = {"airportsdata", "fastapi", "httpx", "numpy", "pandas", "pyar
 NEVER_IMPORTED = {"dill", "imp", "marshal", "pickle", "shelve"}
 NEVER_CALLED = {"__import__", "eval", "exec"}
 KEYSPACE_COMMANDS = {"KEYS", "SCAN"}
-PROVIDED = {"operations"}  # the table that run.lua and read.lua declare for what they include
+PROVIDED = {"operations", "later"}  # the tables that scripts declare for what they include
 MAY_WALK_KEYSPACE = {"maintenance", "cli"}
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
@@ -104,6 +104,8 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 SCRIPTS = {str(path.relative_to(PACKAGE / "scripts")): path.read_text() for path in sorted(PACKAGE.rglob("*.lua"))}
+GROUPS = re.findall(r"[\w+]+", " ".join(re.findall(r"(?m)^-- operations: (.+)$", SCRIPTS["run.lua"])))
+"""Operations as the writing script has them: those that share what they put off, joined by `+`."""
 every_script = pytest.mark.parametrize("name", SCRIPTS)
 every_module = pytest.mark.parametrize("name", MODULES)
 
@@ -307,10 +309,9 @@ def header(name: str) -> dict[str, str]:
     return found
 
 
-def put_off(name: str) -> set[str]:
-    """What the table `later` of a file has."""
-    lists = re.findall(r"(?m)^-- later: (.+)$", SCRIPTS[name])
-    return set().union(*(defined(file) for file in re.findall(r"[\w/]+\.lua", " ".join(lists))))
+def later_lines(name: str) -> list[str]:
+    """What a file has the table `later` take from."""
+    return re.findall(r"(?m)^-- later: (.+)$", SCRIPTS[name])
 
 
 def defined(name: str) -> set[str]:
@@ -328,16 +329,26 @@ def test_lua_headers_tell_what_is_defined(name: str) -> None:
     scopes.walk()
     assert defined(name) - scopes.open[0][1] == set()
     elsewhere = set().union(*(defined(other) for other in SCRIPTS if other != name))
-    provided = PROVIDED | {"later"} if put_off(name) else PROVIDED
-    foreign = {use.name for use in globals_used(SCRIPTS[name])} - elsewhere - provided
+    foreign = {use.name for use in globals_used(SCRIPTS[name])} - elsewhere - PROVIDED
     assert foreign == set(), "neither declared here nor in a `defines` of lib/"
 
 
-@every_script
-def test_what_lua_puts_off_is_there(name: str) -> None:
-    lists = put_off(name)
-    if lists:
-        assert set(re.findall(r"\blater\.(\w+)", SCRIPTS[name])) <= lists
+def brought(name: str, found: set[str]) -> set[str]:
+    """The files whose text comes with a file, now or later; `found` are left out."""
+    found.add(name)
+    for line in re.findall(r"(?m)^\s*-- (?:include|later): (.+)$", SCRIPTS[name]):
+        for other in set(line.split()) - found:
+            brought(other, found)
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_lua_puts_off_is_there(group: str) -> None:
+    files = set().union(*(brought(f"{name}.lua", set()) for name in group.split("+")))
+    asked = set().union(*(re.findall(r"\blater\.(\w+)", SCRIPTS[file]) for file in files))
+    listed = set().union(*(re.findall(r"[\w/]+\.lua", line) for file in files for line in later_lines(file)))
+    assert asked <= set().union(*map(defined, listed))
+    assert [file for file in listed if not defined(file) & asked] == [], "nothing of it is asked for"
 
 
 @every_script

@@ -132,7 +132,7 @@ def test_what_is_put_off_is_defined_when_something_of_it_is_asked_for(files):
     files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
     files["lib/b.lua"] = "-- purpose: p\n-- defines: b, c\n-- include: lib/a.lua\nlocal b, c = 2, a\n"
     files["lib/d.lua"] = "-- purpose: p\n-- defines: d\n-- include: lib/a.lua\nlocal d = a\n"
-    text = HEADER + "-- later: lib/b.lua\n-- later: lib/d.lua\nreturn later.c\n"
+    text = HEADER + "local later = {}\n-- later: lib/b.lua\n-- later: lib/d.lua\nreturn later.c\n"
     assert assemble("x.lua", text).text.splitlines() == [
         "local later = {}",
         "setmetatable(later, {__index = function(_, name)",

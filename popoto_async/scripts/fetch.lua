@@ -2,7 +2,9 @@
 -- keys: the records, their lists, the hash of keys that have changed
 -- args: op.keys, op.alias
 -- reply: ok keys rows (a row is false where there is no such record, the type of what stands there where it is foreign)
--- include: lib/lists.lua
+
+local later = {}
+-- later: lib/lists.lua
 
 operations.fetch = function(_, op, model)
   local names = {cmsgpack.unpack(model.fields)}
@@ -17,7 +19,7 @@ operations.fetch = function(_, op, model)
       row = redis.pcall('HMGET', key, unpack(names))
     end
     if model.lists and not row.err and row[#names] then
-      read_lists(model, names, key, row)
+      later.read_lists(model, names, key, row)
     end
     keys[i] = key
     rows[i] = row.err and redis.call('TYPE', key).ok or (row[#names] and row)

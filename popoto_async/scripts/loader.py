@@ -5,8 +5,11 @@ folder, stands for that file's text; each file is included once, where it is fir
 in a function or a branch, and counts for nothing outside of it. A line `-- operations: save select+matching` has the
 table `operations` take `operations.save` from `save.lua`, with what that file includes and the text around it does
 not, when it is first asked for: a call pays for what it carries. Operations joined by `+` share what they include, so
-that a script doesn't hold it twice. A line `-- later: lib/a.lua` makes a table `later` that has what `lib/a.lua`
-defines, when something of it is first asked for.
+that a script doesn't hold it twice.
+
+In the same way a line `-- later: lib/a.lua` has the table `later` take what `lib/a.lua` defines, when something of it
+is first asked for. An operation declares that table (`local later = {}`) before its includes, which may ask it, and
+lists after them all that it puts off: that sees what is included, and asks `later` for the others.
 """
 
 from __future__ import annotations
@@ -135,7 +138,7 @@ def _later(groups: str, chain: tuple[str, ...], included: set[str]) -> list[str]
         body = [line for file in files for line in _include(file, chain, within)]
         body.append(f"{', '.join(f'later.{name}' for name in names)} = {', '.join(names)}")
         lines += _asked_for(names, body)
-    return ["local later = {}", *_on_demand("later", lines)]
+    return _on_demand("later", lines)
 
 
 def _asked_for(names: list[str], body: list[str]) -> list[str]:

@@ -32,7 +32,8 @@ end
 operations.matching = function(call, op, model)
   local query, step = condition(call.guards[op.guard], model), op.ops[1]
   tree.now = call.now
-  if #tree.filter(query.where, {op.key}, query.view_anew()) == 0 then
+  tree.at, tree.view = query.op.at, view_of(query.fields)
+  if #later.filter(query.where, {op.key}, tree.view) == 0 then
     return {'unmatched'}
   end
   return operations[step.op](call, step, call.models[step.m or 1])

@@ -3,6 +3,8 @@
 -- args: values at op.at: op.sets hash arguments, op.drops names, the packed entries, the expected values, list items
 -- reply: ok version value (ok alone where there is neither) | unique slot tail owner | exists key row | gone | stale
 --        moved row | foreign | declined value field
+
+local later = {}
 -- include: lib/done.lua
 -- include: lib/entries.lua
 -- include: lib/manifest.lua

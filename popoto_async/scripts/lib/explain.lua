@@ -1,9 +1,7 @@
 -- purpose: a select that also reports what it did: its plan, what each condition let through, the commands it ran
 -- defines: explain
 -- include: lib/commands.lua
--- include: lib/choice.lua
 -- include: lib/estimate.lua
--- include: lib/query.lua
 
 -- Counts the commands of a function by name. `redis` is a local of the script, so all fragments run the counting one.
 local function counting(work)
@@ -46,8 +44,8 @@ local function explain(op, model, answer)
   local plan, along = query.plan or {kind = 'index'}, query.terms[query.plan and query.plan.term or 0]
   local report = {
     kind = plan.kind, along = along and along.label or '', sorted = plan.sorted or false,
-    steps = list_conditions(query.where, model, 0, true, {}), commands = commands, size = redis.call('ZCARD', model.class),
-    bound = choice.bound(query) or false, spent = query.view.spent, budget = query.budget + (query.spare or 0),
+    steps = list_conditions(query.where, model, 0, true, {}), commands = commands, size = estimate.all(model),
+    bound = later.apart.bound(query) or false, spent = query.view.spent, budget = query.budget + (query.spare or 0),
   }
   return {reply[1], reply, cmsgpack.pack(report)}
 end

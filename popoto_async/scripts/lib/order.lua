@@ -2,10 +2,25 @@
 -- defines: order
 -- include: lib/bytes.lua
 -- include: lib/decimal.lua
--- include: lib/geo.lua
 -- include: lib/view.lua
 
 local order = {}
+
+-- Orders without those that can't matter any more.
+function order.significant(orders)
+  local kept = {}
+  for _, by in ipairs(orders) do
+    local first = kept[1]
+    if by.by == 'key' then
+      if not first or (by.desc or false) ~= (first.desc or false) then
+        kept[#kept + 1] = by
+      end
+      return kept
+    end
+    kept[#kept + 1] = by
+  end
+  return kept
+end
 
 -- What a record is ordered by is its mark, of one of three kinds: `score`, a double; `number` and `text`, stored texts.
 -- False where a record has none: it comes last in both directions.
@@ -54,7 +69,7 @@ end
 local function marks_of(by, kind, keys, view)
   local marks = {}
   if by.by == 'index' and kind == 'score' then
-    for i, score in ipairs(scores_of(by.z, keys, view)) do
+    for i, score in ipairs(later.scores_of(by.z, keys, view)) do
       marks[i] = score and tonumber(score)
     end
     return marks
@@ -63,7 +78,7 @@ local function marks_of(by, kind, keys, view)
     local text = by.by == 'key' and key or view.value(key, by.f)
     if text and by.by == 'distance' then
       view.spent = view.spent + COST.measure
-      marks[i] = geo.distance(by.lat, by.lon, geo.position(text))
+      marks[i] = later.geo.distance(by.lat, by.lon, later.geo.position(text))
     else
       marks[i] = kind == 'number' and number_mark(text) or text
     end
@@ -139,7 +154,7 @@ local function item_at(orders, kinds, after)
     if by.by == 'index' and kinds[i] == 'score' then
       item[i] = after.scores[i] and tonumber(after.scores[i])
     elseif text and by.by == 'distance' then
-      item[i] = geo.distance(by.lat, by.lon, geo.position(text))
+      item[i] = later.geo.distance(by.lat, by.lon, later.geo.position(text))
     else
       item[i] = text and kinds[i] == 'number' and number_mark(text) or text
     end

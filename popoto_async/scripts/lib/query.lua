@@ -1,8 +1,7 @@
 -- purpose: a select with all that is worked out once
 -- defines: describe
+-- include: lib/estimate.lua
 -- include: lib/tree.lua
--- include: lib/targets.lua
--- include: lib/via.lua
 -- include: lib/view.lua
 
 local BUDGET = 1500
@@ -14,8 +13,12 @@ local DEAREST_LOOKUP = 2
 
 -- What one call may spend.
 local function budget_of(op, model)
-  local doublings = math.log(math.max(1, redis.call('ZCARD', model.class) / CACHED)) / math.log(2)
-  return math.floor((op.budget or BUDGET) / (1 + SLOWER * doublings))
+  local budget, size = op.budget or BUDGET, estimate.all(model)
+  if size <= CACHED then
+    return budget
+  end
+  local doublings = math.log(size / CACHED) / math.log(2)
+  return math.floor(budget / (1 + SLOWER * doublings))
 end
 
 -- What it takes at most to find out whether a candidate counts, and to sort it if it does.
@@ -27,60 +30,27 @@ local function dearest(op, where, orders)
   return look, COST.read + COST.sort_all + COST.probe * #orders
 end
 
--- Orders without those that can't matter any more.
-local function significant(orders)
-  local kept = {}
-  for _, by in ipairs(orders or {}) do
-    local first = kept[1]
-    if by.by == 'key' then
-      if not first or (by.desc or false) ~= (first.desc or false) then
-        kept[#kept + 1] = by
-      end
-      return kept
-    end
-    kept[#kept + 1] = by
-  end
-  return #kept > 0 and kept or {{by = 'key'}}
-end
-
--- The place after which records count, with its texts: {key, texts, scores}, by order, false where there is none.
-local function place_of(after)
-  if not after then
-    return nil
-  end
-  local texts = {}
-  for i, at in ipairs(after.at) do
-    texts[i] = at and ARGV[tree.at + at]
-  end
-  return {key = after.key, texts = texts, scores = after.scores}
-end
-
 -- The operation with the terms of its conjunction, the orders that matter, and what may be read of records.
 local function describe(op, model)
-  tree.at = op.at
-  local where, fields, names = op.where or {t = 'all'}, {['$'] = true}, {}
+  tree.at, model.count = op.at, nil
+  local where, fields = op.where or {t = 'all'}, {['$'] = true}
   tree.prepare(where, fields)
-  local orders = significant(op.order)
+  local orders = op.order or {}
+  orders = orders[2] and later.order.significant(orders) or orders[1] and orders or {{by = 'key'}}
   for _, by in ipairs(orders) do
     if by.f then
       fields[by.f] = true
     end
   end
-  for name in pairs(fields) do
-    names[#names + 1] = name
-  end
-  local columns = {unpack(op.fields or {})}
+  local columns = op.fields or {}
   columns[#columns + 1] = '$'
-  local function view_anew()
-    tree.at, tree.view = op.at, view_of(names)
-    return tree.view
-  end
+  tree.view = view_of(fields)
   local limit = op.limit and op.limit >= 0 and op.limit or math.huge
   local look, sort = dearest(op, where, orders)
   return {
-    op = op, model = model, columns = columns, where = where, orders = orders, view = view_anew(), view_anew = view_anew,
+    op = op, model = model, columns = columns, where = where, orders = orders, view = tree.view, fields = fields,
     terms = where.t == 'and' and where.n or where.t == 'all' and {} or {where},
     offset = op.offset or 0, limit = limit, want = (op.offset or 0) + limit,
-    look = look, sort = sort, budget = budget_of(op, model), examined = 0, after = place_of(op.after),
+    look = look, sort = sort, budget = budget_of(op, model), examined = 0, after = op.after and later.resume.after(op.after),
   }
 end

@@ -1,7 +1,6 @@
 -- purpose: going through the candidates of a plan until the page is full, all are seen or the budget is spent
 -- defines: scan
--- include: lib/driver.lua
--- include: lib/strata.lua
+-- include: lib/along.lua
 -- include: lib/view.lua
 -- include: lib/walk.lua
 
@@ -15,29 +14,35 @@ local function is_spent(query)
   return query.examined >= query.budget or query.view.spent + query.view.owed >= query.budget
 end
 
--- How many candidates to look at next, at least one: as many as the budget allows if they cost what others did, and hardly
+-- How many candidates to look at next, at least one, each of which takes at most `weight` look-ups: as many as the budget allows if they cost what others did, and hardly
 -- more than it allows should they cost the most they can.
-local function next_chunk(query, source, collect)
-  local rate = query.examined > 0 and query.view.spent / query.examined or 1 + driver.weight(source)
+local function next_chunk(query, plan, weight, collect)
+  local rate = query.examined > 0 and query.view.spent / query.examined or 1 + weight
   local left = query.budget - query.view.spent - query.view.owed
   local affordable = math.min(left / rate, query.budget - query.examined)
-  local certain = collect.fits(math.max(left, SLACK * query.budget))
+  local sure = math.max(left, SLACK * query.budget)
+  local pays = plan.sorted and math.huge or plan.left  -- candidates that cost what it takes to pass
+  local certain = math.max(sure / (query.look + collect.cost), (sure - pays * collect.cost) / query.look)
   local size = math.min(query.chunk, CHUNK.largest, affordable, certain)
   query.chunk = 2 * query.chunk
   return math.max(1, math.floor(size))
 end
 
 -- Goes through a source until it ends, the page is full or the budget is spent; says which, and the last member seen.
-local function scan_source(query, position, collect)
+local function scan_source(query, plan, position, collect)
   local source, view = position.source, query.view
-  collect.jump(position)
+  if plan.skip > 0 and not plan.sorted then
+    later.ranks.jump(plan, position)
+  end
   view.spent = view.spent + COST.open
+  local tested = #source.tests + #source.excepts > 0
+  local weight = tested and later.driver.weight(source) or 0
   while position.next < position.stop do
     local first = position.next
-    local members = walk.take(position, next_chunk(query, source, collect), view)
+    local members = walk.take(position, next_chunk(query, plan, weight, collect), view)
     local seen = position.next - first
     query.examined, view.spent = query.examined + seen, view.spent + seen * COST.walk
-    if collect.take(position, driver.filter(source, members, view)) then
+    if collect.take(position, tested and later.driver.filter(source, members, view) or members) then
       return 'full'
     elseif is_spent(query) and position.next < position.stop then
       return 'spent', members[#members]
@@ -48,11 +53,12 @@ end
 
 -- Goes through strata and sources from plan.at; leaves there where to go on, nothing when all is done.
 local function scan(query, plan, collect)
-  local at = plan.at or strata.start(query, plan)
+  local at = plan.at or (query.after and later.resume.start(query, plan)) or {stratum = 1, source = 1}
   -- How long the lists of records are is known when the first has been read.
   local first = math.ceil(CHUNK.more * (query.expected or CHUNK.first))
   plan.at, query.chunk = nil, query.model.lists and 1 or math.max(CHUNK.least, math.min(CHUNK.first, first))
-  local sources = strata[plan.kind](query, plan, at.stratum)
+  local stratum = plan.kind == 'walk' and along or (plan.kind == 'drive' and later.sources or later.rings).stratum
+  local sources = stratum(query, plan, at.stratum)
   while sources do
     while at.source <= #sources do
       if is_spent(query) then
@@ -61,22 +67,22 @@ local function scan(query, plan, collect)
       end
       local position = walk.open(sources[at.source], (at.member or at.rank or at.text or at.chain) and at)
       if plan.edge then
-        walk.end_at(position, plan.edge)
+        later.ranks.end_at(position, plan.edge)
       end
-      local state, last = scan_source(query, position, collect)
+      local state, last = scan_source(query, plan, position, collect)
       if state == 'full' then
         return
       elseif state == 'spent' then
-        plan.at = walk.place(position, last)
+        plan.at = later.resume.place(position, last)
         plan.at.stratum, plan.at.source = at.stratum, at.source
         return
       end
       at = {stratum = at.stratum, source = at.source + 1}
     end
-    if collect.is_full() then
+    if plan.left == 0 or (plan.sorted and plan.found >= query.want) then
       return
     end
     at = {stratum = at.stratum + 1, source = 1}
-    sources = strata[plan.kind](query, plan, at.stratum)
+    sources = stratum(query, plan, at.stratum)
   end
 end

@@ -1,9 +1,9 @@
 -- purpose: who refers to the records that satisfy a condition: how many, and one after the other
 -- defines: targets
--- include: lib/driver.lua
 -- include: lib/estimate.lua
 -- include: lib/sets.lua
--- include: lib/via.lua
+-- include: lib/tree.lua
+-- include: lib/view.lua
 -- include: lib/walk.lua
 
 local targets = {}
@@ -20,11 +20,11 @@ local FIRST = 8
 
 -- The next records of m, at most `count` of those that a source of n brings, less what doesn't satisfy n.
 local function take_targets(node, position, count)
-  local view = via.view(node)
+  local view = later.via.view(node)
   local members = walk.take(position, count, view)
-  local found = driver.filter(position.source, via.alive(node, members, view), view)
+  local found = later.driver.filter(position.source, later.via.alive(node, members, view), view)
   view.spent = view.spent + COST.walk * #members
-  via.charge(view)
+  later.via.charge(view)
   return found, members[#members]
 end
 
@@ -32,7 +32,7 @@ end
 local function earlier_keys(m)
   if not m.earlier then
     m.earlier = {}
-    for key, present in pairs(via.aliases(m) or {}) do
+    for key, present in pairs(later.via.aliases(m) or {}) do
       m.earlier[present] = m.earlier[present] or {}
       table.insert(m.earlier[present], key)
     end
@@ -53,7 +53,7 @@ end
 -- each of them on average.
 local function sampled(node)
   local keys, looked, all = {}, 0, true
-  for number, source in ipairs(driver.sources(node.n, node.m, {list = {}, made = 0})) do
+  for number, source in ipairs(later.sources.of(node.n, node.m, {list = {}, made = 0})) do
     local position = number <= SAMPLED_SOURCES and looked < SAMPLE and walk.open(source)
     while position and position.next < position.stop and looked < SAMPLE do
       local first = position.next
@@ -90,11 +90,11 @@ end
 -- The keys of an earlier call that are left, without those of records that satisfy n no more. A record that has another
 -- key since is referred to by that, too.
 local function ask_again(node, keys)
-  local moved, present, wanted, listed, found = via.aliases(node.m) or {}, {}, {}, {}, {}
+  local moved, present, wanted, listed, found = later.via.aliases(node.m) or {}, {}, {}, {}, {}
   for i, key in ipairs(keys) do
     present[i], listed[key] = moved[key] or key, true
   end
-  for _, key in ipairs(via.satisfying(node, present)) do
+  for _, key in ipairs(later.via.satisfying(node, present)) do
     wanted[key] = true
   end
   for i, key in ipairs(keys) do
@@ -189,10 +189,8 @@ function targets.place(position)
   local own = {number = position.number, after = position.under_way and position.after, keys = left}
   local inner = position.reached
   if not inner then
-    local place = walk.place(position.within, position.last)
+    local place = later.resume.place(position.within, position.last)
     inner = place.chain or {place}
   end
   return {chain = {own, unpack(inner)}}
 end
-
-via.targets = targets

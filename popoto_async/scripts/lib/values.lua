@@ -1,8 +1,7 @@
 -- purpose: the records of a condition on texts, through the list of the distinct values
 -- defines: values
 -- include: lib/sets.lua
--- include: lib/texts.lua
--- include: lib/tree.lua
+-- include: lib/tails.lua
 -- include: lib/view.lua
 
 -- A node {t = 'text'} with a `listing` names a sorted set of escaped texts, scores 0. Those that begin with `p` stand
@@ -34,7 +33,7 @@ end
 local function matching(node, listed)
   local tails, places = {}, {}
   for _, text in ipairs(listed) do
-    if node.p ~= '' or texts.holds_escaped(node, text) then
+    if node.p ~= '' or later.texts.holds_escaped(node, text) then
       tails[#tails + 1] = node.mirror and mirrored(text) or text
       places[#places + 1] = text
     end
@@ -129,15 +128,15 @@ end
 -- Adds the owners of the next claims.
 local function take_owners(position, node, count, found, view, model)
   local last = math.min(position.taken + count, #position.tails)
-  local owners = tree.owners({h = node.h, v = {unpack(position.tails, position.taken + 1, last)}})
+  local owners = later.owners_of({h = node.h, v = {unpack(position.tails, position.taken + 1, last)}})
   view.spent = view.spent + COST.probe * (last - position.taken)
-  for _, owner in ipairs(tree.filter({t = 'any', z = {model.class}}, owners, view)) do
+  for _, owner in ipairs(later.filter({t = 'any', z = {model.class}}, owners, view)) do
     found[#found + 1] = owner
   end
   position.taken, position.passed = last, position.places[last]
 end
 
--- The next members, at most `count`, of at most as many texts.
+-- The next members, at most `count`, of at most as many later.texts.
 function values.take(position, count, view)
   local node, model, found, looked = position.source.values, position.source.model, {}, 0
   while #found < count do

@@ -1,7 +1,9 @@
 -- purpose: conditions on the records that references lead to
--- defines: is_behind
+-- defines: via
 -- include: lib/tree.lua
 -- include: lib/view.lua
+
+local via = {}
 
 -- A node {t = 'via', f, rel, m, n}: field f holds the key of a record of model m, which has to satisfy n; `rel` begins
 -- the keys of the sets of who refers to a record. Records of m are told by their key, `m.class` and what n looks into.
@@ -43,11 +45,7 @@ end
 -- What is read of records of m for n. What it costs is paid for by the query.
 function via.view(node)
   if not node.view then
-    local names = {}
-    for name in pairs(node.fields) do
-      names[#names + 1] = name
-    end
-    node.view = view_of(names)
+    node.view = view_of(node.fields)
   end
   return node.view
 end
@@ -59,7 +57,7 @@ end
 -- Those of some records of m that are not expired.
 function via.alive(node, keys, view)
   if #keys > 0 and is_behind(node.m) then
-    return such(keys, function(key) return view.value(key, '$') end)
+    return later.such(keys, function(key) return view.value(key, '$') end)
   end
   return keys
 end
@@ -67,8 +65,8 @@ end
 -- Those of some keys (at most some hundred) that are records of m and satisfy n.
 function via.satisfying(node, keys)
   local view = via.view(node)
-  local found = tree.filter({t = 'any', z = {node.m.class}}, keys, view)
-  found = tree.filter(node.n, via.alive(node, found, view), view)
+  local found = later.filter({t = 'any', z = {node.m.class}}, keys, view)
+  found = later.filter(node.n, via.alive(node, found, view), view)
   via.charge(view)
   return found
 end

@@ -1,0 +1,15 @@
+-- purpose: how the values of conditions compare
+-- defines: verdicts, comparisons
+-- include: lib/bytes.lua
+-- include: lib/decimal.lua
+
+-- What the comparison of a value with an operand has to give.
+local verdicts = {
+  eq = function(sign) return sign == 0 end,
+  ne = function(sign) return sign ~= 0 end,
+  lt = function(sign) return sign < 0 end,
+  le = function(sign) return sign <= 0 end,
+  gt = function(sign) return sign > 0 end,
+  ge = function(sign) return sign >= 0 end,
+}
+local comparisons = {number = decimal.compare, text = bytes.compare, bytes = bytes.compare}

@@ -1,0 +1,75 @@
+-- purpose: filters by conditions that few queries have
+-- defines: rare_filters
+-- include: lib/tree.lua
+-- include: lib/view.lua
+
+local rare_filters = {}
+
+function rare_filters.all(_, members)
+  return members
+end
+
+function rare_filters.none()
+  return {}
+end
+
+-- A text of the key is compared there, any other where it is stored.
+function rare_filters.text(node, members, view)
+  view.spent = view.spent + COST.walk * #members
+  local texts = later.texts
+  return later.such(members, function(member)
+    if node.part then
+      return texts.holds_escaped(node, texts.part(member, node.base, node.part))
+    end
+    return texts.holds(node, view.value(member, node.f))
+  end)
+end
+
+function rare_filters.keyed(node, members)
+  return later.such(members, function(member) return member:sub(1, #node.p) == node.p end)
+end
+
+function rare_filters.keys(node, members)
+  node.set = node.set or later.set_of(node.k)
+  return later.such(members, function(member) return node.set[member] end)
+end
+
+function rare_filters.claim(node, members)
+  node.set = node.set or later.set_of(later.owners_of(node))
+  return later.such(members, function(member) return node.set[member] end)
+end
+
+local function in_area(node, members, view)
+  view.spent = view.spent + COST.measure * #members
+  local holds = later.geo.holds
+  return later.such(members, function(member)
+    local text = view.value(member, node.f)
+    return text and holds(node, text)
+  end)
+end
+
+rare_filters.near = in_area
+rare_filters.box = in_area
+
+-- A missing value is null: equal to nothing, so different from everything, and without a place in any order.
+function rare_filters.stored(node, members, view)
+  local compare, verdict = later.comparisons[node.c], later.verdicts[node.op == 'in' and 'eq' or node.op]
+  return later.such(members, function(member)
+    local value = view.value(member, node.f)
+    if not value or node.op == 'null' then
+      return not value and (node.op == 'null' or node.op == 'ne')
+    end
+    for _, at in ipairs(node.v) do
+      if verdict(compare(value, ARGV[tree.at + at])) then
+        return true
+      end
+    end
+    return false
+  end)
+end
+
+rare_filters['or'] = function(node, members, view)
+  return later.either(members, node.n, later.filter, view)
+end
+
+rare_filters.via = function(node, members, view) return later.via.filter(node, members, view) end
