@@ -144,6 +144,22 @@ def test_what_is_put_off_is_defined_when_something_of_it_is_asked_for(files):
     ]  # fmt: skip
 
 
+def test_what_is_put_off_sees_what_is_included_and_asks_for_the_others(files):
+    files["lib/a.lua"] = "-- purpose: p\n-- defines: a\nlocal a = 1\n"
+    files["lib/b.lua"] = "-- purpose: p\n-- defines: b\n-- include: lib/a.lua\nlocal b = a + later.c\n"
+    files["lib/c.lua"] = "-- purpose: p\n-- defines: c\nlocal c = 2\n"
+    text = HEADER + "local later = {}\n-- include: lib/a.lua\n-- later: lib/b.lua lib/c.lua\nreturn later.b\n"
+    assert assemble("x.lua", text).text.splitlines() == [
+        "local later = {}", "local a = 1",
+        "setmetatable(later, {__index = function(_, name)",
+        "if name == 'b' then", "local b = a + later.c", "later.b = b", "end",
+        "if name == 'c' then", "local c = 2", "later.c = c", "end",
+        "return rawget(later, name)",
+        "end})",
+        "return later.b",
+    ]  # fmt: skip
+
+
 def test_a_circle_is_named(files):
     for name, other in [("a", "b"), ("b", "c"), ("c", "a")]:
         files[f"lib/{name}.lua"] = f"-- purpose: p\n-- defines: {name}\n-- include: lib/{other}.lua\n"

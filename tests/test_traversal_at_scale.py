@@ -334,8 +334,8 @@ def check_changes_between_calls(
     always = world.matching(condition)
     calls = Selection.calls
 
-    async def interrupted(self: Selection, *, explain: bool = False) -> AsyncIterator[Any]:
-        async for outcome in calls(self, explain=explain):
+    async def interrupted(self: Selection, first: Any = None, *, explain: bool = False) -> AsyncIterator[Any]:
+        async for outcome in calls(self, first, explain=explain):
             assert {key.decode() for key in outcome[1]} <= set(world.matching(condition))
             yield outcome
             if left:
