@@ -230,6 +230,20 @@ def test_it_runs_read_only_and_so_would_not_write(server):
     assert Records(server.client, {}).call({"mode": "count"}) == [b"ok", 0, 0]
 
 
+@pytest.mark.parametrize("desc", [False, True])
+@pytest.mark.parametrize(("lo", "hi"), [("-inf", "-inf"), ("-inf", "1"), ("1", "inf"), ("inf", "inf"), ("(-inf", "(inf")])
+def test_a_range_may_end_at_infinities(server, lo, hi, desc):
+    numbers = ["-1E+400", "-1E+400", "-2", "1", "1", "7", "1E+400"]
+    records = Records(server.client, {f"R:{i}": {"number": text.encode()} for i, text in enumerate(numbers)})
+    store(server.client, records.rows)
+    where = {"t": "range", "z": "$Sort:R:number", "lo": lo, "hi": hi}
+    order = [{"by": "index", "z": "$Sort:R:number", "f": "number", "c": "number", "desc": desc}]
+    in_range = [key.decode() for key in server.client.zrange("$Sort:R:number", lo, hi, byscore=True)]
+    for budget in (2, 1500):
+        op = {"mode": "keys", "where": where, "order": order, "budget": budget}
+        assert records.answer(op).keys == in_range[:: -1 if desc else 1]
+
+
 def test_a_page_of_an_equality_looks_at_little_more_than_the_page(many):
     status, keys, _, examined = many.call({"mode": "keys", "where": BLUE, "limit": 10})
     assert (status, keys[0], len(keys)) == (b"ok", b"R:0000", 10)

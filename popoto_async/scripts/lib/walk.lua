@@ -13,16 +13,17 @@ end
 -- are, where it is known.
 local function score_ranks(source)
   local z, desc, size = source.z, source.desc, source.size
-  local from, to, first = source.lo, source.hi, 0
+  local from, to, least, most, first = source.lo, source.hi, '-inf', '+inf', 0
   if desc then
-    from, to = to, from
+    from, to, least, most = to, from, most, least
   end
-  if from and from ~= '-inf' and from ~= '+inf' and size ~= 0 then
+  -- Only what is open at its own end needs no look: everything may stand at an infinity.
+  if from and from ~= least and size ~= 0 then
     first = desc and redis.call('ZCOUNT', z, beyond(from), '+inf') or redis.call('ZCOUNT', z, '-inf', beyond(from))
   end
   if size then
     return first, first + size
-  elseif not to or to == '-inf' or to == '+inf' then
+  elseif not to or to == most then
     return first, redis.call('ZCARD', z)
   end
   return first, desc and redis.call('ZCOUNT', z, to, '+inf') or redis.call('ZCOUNT', z, '-inf', to)
