@@ -231,7 +231,9 @@ def test_it_runs_read_only_and_so_would_not_write(server):
 
 
 @pytest.mark.parametrize("desc", [False, True])
-@pytest.mark.parametrize(("lo", "hi"), [("-inf", "-inf"), ("-inf", "1"), ("1", "inf"), ("inf", "inf"), ("(-inf", "(inf")])
+@pytest.mark.parametrize(
+    ("lo", "hi"), [("-inf", "-inf"), ("-inf", "1"), ("1", "inf"), ("inf", "inf"), ("(-inf", "(inf")]
+)
 def test_a_range_may_end_at_infinities(server, lo, hi, desc):
     numbers = ["-1E+400", "-1E+400", "-2", "1", "1", "7", "1E+400"]
     records = Records(server.client, {f"R:{i}": {"number": text.encode()} for i, text in enumerate(numbers)})
