@@ -45,8 +45,7 @@ class Backlog:
             joins = self._joins.setdefault(operation.layout.klass, {})
             earlier = joins.get(operation.join)
             if earlier is not None and not earlier.alone and not ticket.alone:
-                earlier.waiters.extend(ticket.waiters)
-                earlier.traces += ticket.traces
+                earlier.join(ticket)
                 self._stats.joined += 1
                 return
             joins[operation.join] = ticket

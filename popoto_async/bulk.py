@@ -212,7 +212,7 @@ def _naming_index(schema: Schema, lookup: dict[str, Any]) -> str | None:
 class FindOrInsert(Insert):
     """A new record, or the one that is there already: (instance, whether it is new)."""
 
-    def __init__(self, cls: Any, instance: Any, now: float, found: str | None) -> None:
+    def __init__(self, now: float, cls: Any, instance: Any, found: str | None) -> None:
         self._cls = cls
         schema = cls._meta
         super().__init__(
@@ -253,8 +253,12 @@ async def get_or_create(cls: Any, defaults: dict[str, Any] | None, lookup: dict[
             schema.model,
             "get_or_create",
             database_of(schema),
-            lambda now: FindOrInsert(cls, new, now, found),
             ADMISSION,
+            None,
+            FindOrInsert,
+            cls,
+            new,
+            found,
         )
     except ValidationError:
         # What is there already needs no defaults, be they wrong or too few for a new record.

@@ -45,18 +45,22 @@ class Holder(Protocol):
 class Ticket:
     """An operation in a queue, with those who wait for its outcome and the traces that want to know of it."""
 
-    __slots__ = ("alone", "behind", "left", "models", "operation", "traces", "waiters")
+    __slots__ = ("alone", "behind", "joined", "left", "models", "operation", "outcome", "traces", "waiter")
 
     def __init__(self, operation: Operation, waiter: Waiter, alone: bool, traces: tuple[Trace, ...]) -> None:
         self.operation = operation
-        self.waiters = [waiter]
+        self.waiter = waiter
+        self.joined: list[Waiter] | None = None
+        """Others who wait for the same."""
         self.alone = alone
         self.traces = traces
         self.behind: Holder | None = None
         """A lane that has to be done with these models first."""
         self.left = False
-        self.models = _models(operation) if operation.steps or operation.also else (operation.layout.klass,)
+        self.models = _models(operation) if operation.steps or operation.also else operation.layout.models
         """The class keys of the models it is about."""
+        self.outcome: Outcome
+        """What the server answered, once it has."""
 
     @property
     def may_have_changed(self) -> bool:
@@ -66,18 +70,26 @@ class Ticket:
     @property
     def wanted(self) -> bool:
         """Whether anybody still waits for the outcome."""
-        return not all(map(_is_done, self.waiters))
+        return not self.waiter.done() or (self.joined is not None and not all(map(_is_done, self.joined)))
 
-    def settle(self, outcome: Outcome) -> None:
+    def join(self, ticket: Ticket) -> None:
+        """Take over those who wait for an equal operation that won't be sent."""
+        joined = self.joined = self.joined or []
+        joined.append(ticket.waiter)
+        joined += ticket.joined or ()
+        self.traces += ticket.traces
+
+    def settle(self) -> None:
         """Give the outcome to all, also to those who wait no more: their request was carried out."""
-        for waiter in self.waiters:
-            waiter.deliver(outcome)
+        self.waiter.deliver(self.outcome)
+        for waiter in self.joined or ():
+            waiter.deliver(self.outcome)
 
     def fail(self, error: PopotoError) -> None:
         """Give the error to all, an object of its own to each. Of what may have changed, the outcome is unknown."""
         if isinstance(error, Unavailable) and self.may_have_changed:
             error = OutcomeUnknown(f"the outcome can't be known: {error}", hint=LOOK)
-        for waiter in self.waiters:
+        for waiter in (self.waiter, *(self.joined or ())):
             own = type(error)(*error.args, model=self.operation.layout.model, hint=error.hint)
             own.__cause__ = error.__cause__
             waiter.fail(own)

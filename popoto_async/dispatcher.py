@@ -33,7 +33,13 @@ QUEUE = 10_000
 
 
 class Starter(Protocol):
-    """Who wants to send something, when there is room for it."""
+    """Who wants to send something, when there is room for it.
+
+    `cost` estimates what it takes this process, in microseconds; `since` is when it began to wait, where that matters.
+    """
+
+    cost: int
+    since: float
 
     def done(self) -> bool:
         """Whether it wants that no more."""
@@ -61,7 +67,7 @@ class Dispatcher:
         self._batching = batching
         self._queue_timeout = queue_timeout
         self._limit = limit
-        self._waiting: deque[tuple[Starter, int, float]] = deque()
+        self._waiting: deque[Starter] = deque()
         self._turn = 0
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
@@ -74,16 +80,18 @@ class Dispatcher:
 
     # Admission ---------------------------------------------------------------------------------------------------
 
-    def start(self, starter: Starter, cost: int) -> None:
+    def start(self, starter: Starter) -> None:
         """Launch it in this turn of the loop, or later when there is room; Overloaded after `queue_timeout`."""
         if not self._waiting and self._admits():
-            self._turn += cost
+            self._turn += starter.cost
             starter.launch()
             return
-        self._waiting.append((starter, cost, self._loop.time()))
+        self._waiting.append(starter)
         self._make_tick()
-        if self._queue_timeout is not None and self._timer is None:
-            self._timer = self._loop.call_later(self._queue_timeout, self._give_up, self._queue_timeout)
+        if self._queue_timeout is not None:
+            starter.since = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._queue_timeout, self._give_up, self._queue_timeout)
 
     def _admits(self) -> bool:
         small, big = self.lanes
@@ -98,10 +106,10 @@ class Dispatcher:
         self._timer = None
         now = self._loop.time()
         while self._waiting:
-            starter, _, since = self._waiting[0]
+            starter = self._waiting[0]
             if not starter.done():
-                if now < since + patience:
-                    self._timer = self._loop.call_at(since + patience, self._give_up, patience)
+                if now < starter.since + patience:
+                    self._timer = self._loop.call_at(starter.since + patience, self._give_up, patience)
                     return
                 starter.fail(
                     Overloaded(
@@ -120,9 +128,9 @@ class Dispatcher:
         self._ticking = False
         self._turn = 0
         while self._waiting and self._admits():
-            starter, cost, _ = self._waiting.popleft()
+            starter = self._waiting.popleft()
             if not starter.done():
-                self._turn += cost
+                self._turn += starter.cost
                 starter.launch()
         if self._turn:
             self._make_tick()
@@ -138,7 +146,7 @@ class Dispatcher:
         except BaseException as error:
             reason = error if isinstance(error, PopotoError) else Unavailable("the connection was given up")
             while self._waiting:
-                self._waiting.popleft()[0].fail(type(reason)(*reason.args, hint=reason.hint))
+                self._waiting.popleft().fail(type(reason)(*reason.args, hint=reason.hint))
             if not isinstance(error, PopotoError):
                 raise
         finally:
@@ -174,7 +182,7 @@ class Dispatcher:
         if self._timer is not None:
             self._timer.cancel()
         while self._waiting:
-            self._waiting.popleft()[0].fail(Unavailable("the connection was closed before the operation left"))
+            self._waiting.popleft().fail(Unavailable("the connection was closed before the operation left"))
         await asyncio.gather(*(lane.close() for lane in self.lanes))
         if self._opening is not None:
             await asyncio.wait([self._opening])

@@ -10,7 +10,7 @@ import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from popoto_async.tracing import batching_off, current_traces
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Ts = TypeVarTuple("Ts")
 
 
 class Request(Protocol[T_co]):
@@ -64,13 +65,17 @@ def _written(model: str, verb: str) -> str:
 
 
 class Flight(asyncio.Future[T]):
-    """A request under way; `prepare` makes it when it is admitted, given the server's clock in seconds of 1970."""
+    """A request under way.
+
+    `prepare` makes it when it is admitted, of the server's clock in seconds of 1970 and `arguments`; `cost` estimates
+    what it takes this process, in microseconds.
+    """
 
     __slots__ = (
+        "_arguments",
         "_binding",
         "_context",
         "_coroutine",
-        "_cost",
         "_database",
         "_dispatcher",
         "_prepare",
@@ -82,22 +87,25 @@ class Flight(asyncio.Future[T]):
         "_verb",
         "_whose",
         "alone",
+        "cost",
+        "since",
         "traces",
     )
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
         whose: str,
         verb: str,
         database: Database,
-        prepare: Callable[[float], Request[T]],
         cost: int,
         timeout: float | None,
+        prepare: Callable[..., Request[T]],
+        arguments: tuple[Any, ...],
     ) -> None:
-        self._started = True  # nothing to warn of where the next line raises: outside a loop
-        super().__init__(loop=asyncio.get_running_loop())
-        self._whose, self._verb, self._database, self._prepare, self._cost = whose, verb, database, prepare, cost
-        self._timeout = database.settings.timeout if timeout is None else timeout
+        super().__init__(loop=loop)
+        self._whose, self._verb, self._database, self.cost, self._timeout = whose, verb, database, cost, timeout
+        self._prepare, self._arguments = prepare, arguments
         self._started = False
         self._request: Request[T] | None = None
         self._ticket: Ticket | None = None
@@ -114,7 +122,9 @@ class Flight(asyncio.Future[T]):
         self.traces, self.alone = current_traces.get(), batching_off.get()
         self._context = copy_context()
         try:
-            self._dispatcher = self._database.session().dispatcher
+            self._dispatcher = dispatcher = self._database.session().dispatcher
+            if self._timeout is None:
+                self._timeout = self._database.settings.timeout
             if self._timeout is not None:
                 require_seconds("timeout", self._timeout)
                 self._timer = self.get_loop().call_later(self._timeout, self._expire)
@@ -123,9 +133,9 @@ class Flight(asyncio.Future[T]):
             return
         if in_turn:
             # Where tasks begin too, so that a gather of flights and coroutines begins them in its order.
-            self.get_loop().call_soon(self._dispatcher.start, self, self._cost, context=self._dispatcher.context)
+            self.get_loop().call_soon(dispatcher.start, self, context=dispatcher.context)
         else:
-            self._dispatcher.start(self, self._cost)
+            dispatcher.start(self)
 
     def launch(self) -> None:
         """Plan and queue: called when the dispatcher admits the flight.
@@ -138,9 +148,9 @@ class Flight(asyncio.Future[T]):
 
     def _plan(self) -> None:
         try:
-            self._request = self._prepare(self._dispatcher.clock.now())
-            self._binding = self._database.binding(self._request.schema)
-            self._send(self._request.plan(self._binding))
+            request = self._request = self._prepare(self._dispatcher.clock.now(), *self._arguments)
+            binding = self._binding = self._database.binding(request.schema)
+            self._send(request.plan(binding))
         except BaseException as error:
             self.fail(error)
 
@@ -287,23 +297,18 @@ def fly(
     whose: str,
     verb: str,
     database: Database,
-    prepare: Callable[[float], Request[T]],
     cost: int,
-    timeout: float | None = None,
+    timeout: float | None,
+    prepare: Callable[[float, *Ts], Request[T]],
+    *arguments: *Ts,
 ) -> Coroutine[Any, Any, T]:
     """A flight; outside an event loop, a coroutine that starts one in the loop that runs it."""
     try:
-        return Flight(whose, verb, database, prepare, cost, timeout)
+        loop = asyncio.get_running_loop()
     except RuntimeError:
-        return Pending(_later(whose, verb, database, prepare, cost, timeout), _written(whose, verb), verb)
+        return Pending(_later(whose, verb, database, cost, timeout, prepare, arguments), _written(whose, verb), verb)
+    return Flight(loop, whose, verb, database, cost, timeout, prepare, arguments)
 
 
-async def _later(
-    whose: str,
-    verb: str,
-    database: Database,
-    prepare: Callable[[float], Request[T]],
-    cost: int,
-    timeout: float | None,
-) -> T:
-    return await Flight(whose, verb, database, prepare, cost, timeout)
+async def _later(whose: str, *rest: Any) -> Any:
+    return await Flight(asyncio.get_running_loop(), whose, *rest)

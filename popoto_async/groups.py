@@ -249,8 +249,17 @@ class EventGroup:
 
     async def _ask(self, database: Database, verb: str, more: dict[str, Any], ids: list[str] | None = None) -> Outcome:
         schema, body = self._schema, {**self._body, **more}
-        request = Ask(schema, lambda binding: plan_group(binding, verb, body, ids))
-        status, outcome, binding = await fly(schema.model, verb, database, lambda now: request, ADMISSION, None)
+        ask = fly(
+            schema.model,
+            verb,
+            database,
+            ADMISSION,
+            None,
+            Ask,
+            schema,
+            lambda binding: plan_group(binding, verb, body, ids),
+        )
+        status, outcome, binding = await ask
         if status != b"ok":
             raise failure(schema, binding.keys.stream, {}, outcome, binding)
         return outcome

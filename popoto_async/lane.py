@@ -26,7 +26,6 @@ from popoto_async.backlog import Backlog
 from popoto_async.calls import LOOK, Call, Ticket, pack
 from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
-from popoto_async.plan import Outcome
 from popoto_async.scripts.loader import Script, load
 from popoto_async.tracing import Stats
 from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire
@@ -86,7 +85,7 @@ class Lane:
         self._lost_at: float | None = None
         self._delay = 0.0
         self._sent = 0.0
-        self._answered: deque[tuple[Ticket, Outcome]] = deque()
+        self._answered: deque[Ticket] = deque()
         self.backlog = Backlog(stats, self._wake)
         self.wire: Wire | None = None
         self.call: Call | None = None
@@ -146,9 +145,9 @@ class Lane:
         """Give outcomes to those who wait, so many that the loop is not held."""
         cost = 0
         while self._answered and cost <= SLICE:
-            ticket, outcome = self._answered.popleft()
+            ticket = self._answered.popleft()
             self.backlog.done(ticket)
-            ticket.settle(outcome)
+            ticket.settle()
             cost += ticket.operation.cost
 
     # A call ------------------------------------------------------------------------------------------------------
@@ -226,7 +225,8 @@ class Lane:
         if reply[0] in _VERDICTS:
             self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=LOOK))
         else:
-            answered = list(zip(call.tickets, reply[2:], strict=True))
+            for number, ticket in enumerate(call.tickets, 2):
+                ticket.outcome = reply[number]
             if call.writes:
                 self._remembered = time.monotonic()
                 self._has_written = True
@@ -237,7 +237,7 @@ class Lane:
             for ticket in call.tickets:
                 for trace in ticket.traces:
                     trace.record(self._stats.round_trips, ticket.operation.name, ticket.operation.layout.model)
-            self._answered.extend(answered)
+            self._answered += call.tickets
             self._finish()
         self._go_on()
         if not self._taken:
@@ -391,8 +391,7 @@ class Lane:
     @property
     def _wanted(self) -> bool:
         """Whether anybody waits for what is under way, answered or queued."""
-        answered = (ticket for ticket, _ in self._answered)
-        return any(ticket.wanted for some in (self._taken, answered, self.backlog.tickets) for ticket in some)
+        return any(ticket.wanted for some in (self._taken, self._answered, self.backlog.tickets) for ticket in some)
 
     async def close(self) -> None:
         """Fail what is queued, let the call under way finish, close the connection."""
@@ -414,9 +413,9 @@ class Lane:
 
     def _give_up(self) -> None:
         """Nothing more will come: those who wait are told what is known."""
-        for ticket, outcome in self._answered:
+        for ticket in self._answered:
             self.backlog.done(ticket)
-            ticket.settle(outcome)
+            ticket.settle()
         self._answered.clear()
         self._finish(Unavailable("the connection was closed while the operation was under way"))
         self.backlog.clear(_CLOSED)

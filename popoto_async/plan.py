@@ -227,6 +227,8 @@ class Layout(msgspec.Struct, frozen=True):
     loads: bytes
     """As much of it as loads need."""
     identity: Hashable
+    models: tuple[str, ...]
+    """The class key, as operations have it that are about this model alone."""
 
 
 class Guard(msgspec.Struct, frozen=True, eq=False):

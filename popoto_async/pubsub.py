@@ -73,7 +73,7 @@ class Publisher:
         database = _database(self._given)
         name = channel(database.settings.namespace, self.channel)
 
-        return fly("Publisher", "publish", database, lambda now: _Publication(name, message), ADMISSION, timeout)
+        return fly("Publisher", "publish", database, ADMISSION, timeout, _Publication, name, message)
 
     def _message(self, value: Any) -> bytes:
         try:
@@ -96,8 +96,8 @@ class Publisher:
 class _Publication(Ask):
     """The request of one message; its value is the number of receivers."""
 
-    def __init__(self, name: str, message: bytes) -> None:
-        super().__init__(_SCHEMA, lambda binding: plan_publish(binding, name, message))
+    def __init__(self, now: float, name: str, message: bytes) -> None:
+        super().__init__(now, _SCHEMA, lambda binding: plan_publish(binding, name, message))
 
     def conclude(self, outcome: Any, binding: Any) -> Any:
         if outcome[0] != b"ok":

@@ -20,7 +20,7 @@ ADMISSION = 20
 class Push(Independent):
     """One item on its way to the front of a list."""
 
-    def __init__(self, schema: Schema, state: State, name: str, items: list[Any], value: Any) -> None:
+    def __init__(self, now: float, schema: Schema, state: State, name: str, items: list[Any], value: Any) -> None:
         self.schema = schema
         self._state, self._items = state, items
         self._field: Any = schema.fields[name]
@@ -59,7 +59,12 @@ def push(
         schema.model,
         f"{name}.push",
         database_of(schema),
-        lambda now: Push(schema, state, name, items, value),
         ADMISSION,
         timeout,
+        Push,
+        schema,
+        state,
+        name,
+        items,
+        value,
     )

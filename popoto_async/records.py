@@ -31,8 +31,8 @@ from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_load
 from popoto_async.schema import Binding, Schema
 
-LOAD_ADMISSION = 4
-"""Estimated cost of planning a load, in microseconds of this process."""
+LOAD_ADMISSION = 18
+"""Estimated cost of a load to this process, in microseconds."""
 
 Planner = Callable[[Binding], Operation]
 State = dict[str, Any]
@@ -54,7 +54,7 @@ def require_concrete(schema: Schema) -> None:
 class Load(Independent):
     """The request for one record by its key."""
 
-    def __init__(self, cls: Any, values: Mapping[str, Any]) -> None:
+    def __init__(self, now: float, cls: Any, values: Mapping[str, Any]) -> None:
         self.schema: Schema = cls._meta
         self._cls, self._values, self._key = cls, values, ""
         require_concrete(self.schema)
@@ -76,7 +76,7 @@ class Load(Independent):
 class Ask(Independent):
     """A request whose outcome the asker reads himself: (status, outcome, binding)."""
 
-    def __init__(self, schema: Schema, plan: Planner) -> None:
+    def __init__(self, now: float, schema: Schema, plan: Planner) -> None:
         self.schema = schema
         self.plan = plan
 
@@ -89,13 +89,13 @@ def ask(
     name: str, schema: Schema, plan: Planner, *, cost: int, timeout: float | None = None
 ) -> Coroutine[Any, Any, tuple[bytes, Outcome, Binding]]:
     """Plan and send; the status, the outcome, and the binding it was planned under."""
-    return fly(schema.model, name, database_of(schema), lambda now: Ask(schema, plan), cost, timeout)
+    return fly(schema.model, name, database_of(schema), cost, timeout, Ask, schema, plan)
 
 
 def load(cls: Any, given: Mapping[str, Any], timeout: float | None = None) -> Coroutine[Any, Any, Any]:
     """The record with these key values, or None."""
     schema: Schema = cls._meta
-    return fly(schema.model, "load", database_of(schema), lambda now: Load(cls, given), LOAD_ADMISSION, timeout)
+    return fly(schema.model, "load", database_of(schema), LOAD_ADMISSION, timeout, Load, cls, given)
 
 
 async def load_by_key(cls: Any, key: str, timeout: float | None = None) -> Any:

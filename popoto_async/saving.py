@@ -19,7 +19,7 @@ from popoto_async.records import State, ask, database_of, require_concrete, requ
 from popoto_async.schema import Schema
 
 ADMISSION = 45
-"""Estimated cost of planning a save, in microseconds of this process."""
+"""Estimated cost of a save to this process, in microseconds."""
 
 
 def timing(schema: Schema, expire_in: float | None = None, expire_at: datetime | None = None) -> dict[str, Any]:
@@ -59,13 +59,13 @@ def ending_in(schema: Schema, seconds: Any) -> dict[str, Any]:
 def create(cls: Any, values: dict[str, Any], *, if_exists: str, timeout: float | None) -> Coroutine[Any, Any, Any]:
     """Construct and store; the instance."""
     schema: Schema = cls._meta
+    return fly(schema.model, "create", database_of(schema), ADMISSION, timeout, _insert, schema, cls, values, if_exists)
 
-    def prepare(now: float) -> Insert:
-        require_concrete(schema)
-        instance = cls(**values)
-        return Insert(schema, instance.__dict__, now, value=instance, if_exists=if_exists, timing=timing(schema))
 
-    return fly(schema.model, "create", database_of(schema), prepare, ADMISSION, timeout)
+def _insert(now: float, schema: Schema, cls: Any, values: dict[str, Any], if_exists: str) -> Insert:
+    require_concrete(schema)
+    instance = cls(**values)
+    return Insert(schema, instance.__dict__, now, value=instance, if_exists=if_exists, timing=timing(schema))
 
 
 def save(
@@ -87,7 +87,7 @@ def save(
         names = None if update_fields is None else frozenset(update_fields)
         return Update(schema, state, now, names=names, if_exists=if_exists, timing=timing)
 
-    return fly(schema.model, "save", database_of(schema), prepare, ADMISSION, timeout)
+    return fly(schema.model, "save", database_of(schema), ADMISSION, timeout, prepare)
 
 
 def known_fields(schema: Schema, names: Collection[str]) -> None:
@@ -124,7 +124,11 @@ def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any
     """Remove the record; afterwards the instance is new again. Whether it existed."""
     if schema.referrers:
         return _delete_in_parts(schema, state, timeout)
-    return fly(schema.model, "delete", database_of(schema), lambda now: Delete(schema, state), ADMISSION // 2, timeout)
+    return fly(schema.model, "delete", database_of(schema), ADMISSION // 2, timeout, _delete, schema, state)
+
+
+def _delete(now: float, schema: Schema, state: State) -> Delete:
+    return Delete(schema, state)
 
 
 async def rewrite(schema: Schema, state: State, timeout: float | None) -> None:
@@ -144,7 +148,7 @@ async def _delete_in_parts(schema: Schema, state: State, timeout: float | None) 
     """One call where few records go or change with it; else as many as it takes, the record itself in the last."""
     change, existed = Delete(schema, state), None
     while existed is None:
-        existed = await fly(schema.model, "delete", database_of(schema), lambda now: change, ADMISSION, timeout)
+        existed = await fly(schema.model, "delete", database_of(schema), ADMISSION, timeout, lambda now: change)
     return bool(existed)
 
 
@@ -165,7 +169,7 @@ def increment(schema: Schema, state: State, name: str, by: Any, timeout: float |
         add = addition(schema, state, name, by)
         return Update(schema, state, now, names=frozenset(), timing=timing(schema), add=add)
 
-    return fly(schema.model, "increment", database_of(schema), prepare, ADMISSION, timeout)
+    return fly(schema.model, "increment", database_of(schema), ADMISSION, timeout, prepare)
 
 
 def addition(schema: Schema, state: State, name: str, by: Any) -> Addition:

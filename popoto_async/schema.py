@@ -214,7 +214,7 @@ class Binding:
         identity = (self.keys.klass, events, *lines, stored, *kept, *added)
         loads = wire if schema.beside else {"exp": wire["exp"], "fields": wire["fields"]}
         packed = msgspec.msgpack.encode(wire), msgspec.msgpack.encode(loads)
-        self.layout = Layout(schema.model, self.keys.klass, *packed, identity)
+        self.layout = Layout(schema.model, self.keys.klass, *packed, identity, (self.keys.klass,))
 
     def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
         """Of what is `told` on the server of indexes, that which stays; and what is said of indexes new to it."""

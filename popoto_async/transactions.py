@@ -215,7 +215,7 @@ class Transaction:
             request = request or Together(database, steps, now)
             return request
 
-        while not await fly("popoto_async", "transaction", database, prepare, ADMISSION * len(steps), timeout):
+        while not await fly("popoto_async", "transaction", database, ADMISSION * len(steps), timeout, prepare):
             continue
         for step in steps:
             await rewrite(step.instance._meta, step.instance.__dict__, timeout)

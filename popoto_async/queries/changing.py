@@ -106,10 +106,14 @@ class _Changes:
             schema.model,
             self.verb,
             database_of(schema),
-            lambda now: Matching(change(now), self.guarding, self._count),
             ADMISSION,
             self.selection.timeout,
+            self._matching,
+            change,
         )
+
+    def _matching(self, now: float, change: Callable[[float], Change]) -> Matching:
+        return Matching(change(now), self.guarding, self._count)
 
     def _count(self) -> None:
         self.made += 1
