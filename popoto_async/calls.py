@@ -42,25 +42,22 @@ class Holder(Protocol):
     follower: Any
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """An operation in a queue, with those who wait for its outcome and the traces that want to know of it."""
 
-    __slots__ = ("alone", "behind", "joined", "left", "models", "operation", "outcome", "traces", "waiter")
-
-    def __init__(self, operation: Operation, waiter: Waiter, alone: bool, traces: tuple[Trace, ...]) -> None:
-        self.operation = operation
-        self.waiter = waiter
-        self.joined: list[Waiter] | None = None
-        """Others who wait for the same."""
-        self.alone = alone
-        self.traces = traces
-        self.behind: Holder | None = None
-        """A lane that has to be done with these models first."""
-        self.left = False
-        self.models = _models(operation) if operation.steps or operation.also else operation.layout.models
-        """The class keys of the models it is about."""
-        self.outcome: Outcome
-        """What the server answered, once it has."""
+    operation: Operation
+    waiter: Waiter
+    models: Collection[str]
+    """The class keys of the models it is about."""
+    alone: bool
+    traces: tuple[Trace, ...]
+    joined: list[Waiter] | None = None
+    """Others who wait for the same."""
+    behind: Holder | None = None
+    """A lane that has to be done with these models first."""
+    left: bool = False
+    outcome: Any = None
+    """What the server answered, once it has."""
 
     @property
     def may_have_changed(self) -> bool:
@@ -98,8 +95,11 @@ class Ticket:
 _is_done = methodcaller("done")
 
 
-def _models(operation: Operation) -> Collection[str]:
-    return {operation.layout.klass, *operation.also}.union(*map(_models, operation.steps))
+def models_of(operation: Operation) -> Collection[str]:
+    """The class keys of the models that an operation is about."""
+    if not operation.also and not operation.steps:
+        return operation.layout.models
+    return {operation.layout.klass, *operation.also}.union(*map(models_of, operation.steps))
 
 
 class Call(NamedTuple):

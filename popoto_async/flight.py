@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
 
-from popoto_async.calls import Ticket
+from popoto_async.calls import Ticket, models_of
 from popoto_async.database import Database, require_seconds
 from popoto_async.errors import NotAwaited, OutcomeUnknown, PopotoError, TimedOut
 from popoto_async.pending import Pending
@@ -86,30 +86,23 @@ class Flight(asyncio.Future[T]):
         "_timer",
         "_verb",
         "_whose",
-        "alone",
         "cost",
         "since",
-        "traces",
     )
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        whose: str,
-        verb: str,
-        database: Database,
-        cost: int,
-        timeout: float | None,
-        prepare: Callable[..., Request[T]],
-        arguments: tuple[Any, ...],
-    ) -> None:
-        super().__init__(loop=loop)
-        self._whose, self._verb, self._database, self.cost, self._timeout = whose, verb, database, cost, timeout
-        self._prepare, self._arguments = prepare, arguments
-        self._started = False
-        self._request: Request[T] | None = None
-        self._ticket: Ticket | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    # `fly` gives it these: an `__init__` of its own would cost a gather of thousands as much as all the rest of it.
+    _whose: str
+    _verb: str
+    _database: Database
+    _timeout: float | None
+    _prepare: Callable[..., Request[T]]
+    _arguments: tuple[Any, ...]
+    _request: Request[T] | None
+    _ticket: Ticket | None
+    _timer: asyncio.TimerHandle | None
+    _started: bool
+    cost: int
+    since: float
 
     @property
     def _name(self) -> str:
@@ -119,7 +112,6 @@ class Flight(asyncio.Future[T]):
 
     def _start(self, *, in_turn: bool = False) -> None:
         self._started = True
-        self.traces, self.alone = current_traces.get(), batching_off.get()
         self._context = copy_context()
         try:
             self._dispatcher = dispatcher = self._database.session().dispatcher
@@ -155,8 +147,8 @@ class Flight(asyncio.Future[T]):
             self.fail(error)
 
     def _send(self, operation: Operation) -> None:
-        self._ticket = Ticket(operation, self, self.alone, self.traces)
-        self._dispatcher.submit(self._ticket)
+        ticket = self._ticket = Ticket(operation, self, models_of(operation), batching_off.get(), current_traces.get())
+        self._dispatcher.submit(ticket)
 
     def deliver(self, outcome: Outcome) -> None:
         """An outcome came back. Also where nobody waits any more: the request is told what was done."""
@@ -228,7 +220,7 @@ class Flight(asyncio.Future[T]):
         """Call a function when the flight is done; this begins it."""
         if not self._started:
             self._start(in_turn=True)
-        super().add_done_callback(function, context=context)
+        _add_done_callback(self, function, context=context)
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._started:
@@ -285,6 +277,8 @@ class Flight(asyncio.Future[T]):
         super().__del__()  # the C class has it: it tells of errors that nobody asked for
 
 
+_add_done_callback = asyncio.Future.add_done_callback
+
 _AGAIN = frozenset({b"slots", b"moved", b"due"})
 """Outcomes that mean: plan again."""
 
@@ -304,11 +298,15 @@ def fly(
 ) -> Coroutine[Any, Any, T]:
     """A flight; outside an event loop, a coroutine that starts one in the loop that runs it."""
     try:
-        loop = asyncio.get_running_loop()
+        flight: Flight[T] = Flight(loop=asyncio.get_running_loop())
     except RuntimeError:
-        return Pending(_later(whose, verb, database, cost, timeout, prepare, arguments), _written(whose, verb), verb)
-    return Flight(loop, whose, verb, database, cost, timeout, prepare, arguments)
+        return Pending(_later(whose, verb, database, cost, timeout, prepare, *arguments), _written(whose, verb), verb)
+    flight._whose, flight._verb, flight._database, flight.cost, flight._timeout = whose, verb, database, cost, timeout
+    flight._prepare, flight._arguments = prepare, arguments
+    flight._request = flight._ticket = flight._timer = None
+    flight._started = False
+    return flight
 
 
-async def _later(whose: str, *rest: Any) -> Any:
-    return await Flight(asyncio.get_running_loop(), whose, *rest)
+async def _later(*flight: Any) -> Any:
+    return await fly(*flight)
