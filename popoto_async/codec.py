@@ -18,12 +18,12 @@ the double that a sorted set orders by; `exact` says whether the double's shorte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -165,6 +165,32 @@ def unpack(raw: bytes) -> Any:
     return _decode(raw)
 
 
+# Columns -------------------------------------------------------------------------------------------------------------
+
+
+def together(
+    kind: Any, before: bytes = b"[", between: bytes = b",", after: bytes = b"]"
+) -> Callable[[Sequence[bytes]], list[Any] | None]:
+    """What decodes many texts at once that, with these around and between them, are JSON: a list of some `kind`.
+
+    That is several times as fast as one after the other. None where they are not, and where what they mean to JSON is
+    not sure to be what each means alone: -0 is a whole number there, and a text may have been more than one item.
+    """
+    read: Callable[[bytes], list[Any]] = msgspec.json.Decoder(kind).decode
+
+    def decode(texts: Sequence[bytes]) -> list[Any] | None:
+        joined = before + between.join(texts) + after
+        if b"-0," in joined or b"-0]" in joined:
+            return None
+        try:
+            found = read(joined)
+        except msgspec.DecodeError:
+            return None
+        return found if len(found) == len(texts) else None
+
+    return decode
+
+
 # Codecs --------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +198,7 @@ class Codec(msgspec.Struct, frozen=True):
     """How one declared type is stored, named in index keys, ordered, and told apart.
 
     `compare` names the order of stored texts on the server: `number`, `text` (bytewise) or `bytes` (equality alone).
+    `together` decodes many texts at once; None where it can't, and they are to be decoded one by one.
     """
 
     type: type
@@ -181,6 +208,15 @@ class Codec(msgspec.Struct, frozen=True):
     score: Callable[[Any], float] | None = None
     number: Callable[[Any], int | Decimal] | None = None
     compare: str = "bytes"
+    together: Callable[[Sequence[bytes]], list[Any] | None] | None = None
+
+    def decode_all(self, texts: Sequence[bytes | None]) -> Iterable[Any]:
+        """The values of a column, null for null. Raises, now or on the way, where a text is no value."""
+        if None in texts:
+            return [None if raw is None else self.decode(raw) for raw in texts]
+        present = cast("Sequence[bytes]", texts)
+        found = self.together and self.together(present)
+        return map(self.decode, present) if found is None else found
 
     def exact(self, value: Any) -> bool:
         """Whether the shortest text of the value's score is the value, so that its score tells it from any other."""
@@ -211,6 +247,7 @@ _CODECS: dict[type, Codec] = {
         token=lambda v: float_text(v + 0.0),
         score=lambda v: v + 0.0,
         compare="number",
+        together=together(list[float]),
     ),
     Decimal: Codec(
         Decimal,

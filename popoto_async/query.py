@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Collection, Generator
-from itertools import starmap
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
 
 import msgspec
@@ -28,7 +27,7 @@ from popoto_async.planning.relations import steps
 from popoto_async.queries import asking, changing, collecting, explaining, paging
 from popoto_async.queries.explaining import Explanation
 from popoto_async.queries.paging import Page
-from popoto_async.queries.selecting import Found, Selection, builder
+from popoto_async.queries.selecting import Found, Selection, results
 from popoto_async.records import load, not_found, require_concrete
 from popoto_async.references import prefetch, tree
 from popoto_async.schema import Schema
@@ -367,8 +366,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
     async def _built(self, selection: Selection, found: list[Found]) -> list[M]:
         """The results of some rows, with what was to be prefetched."""
-        build = builder(self._model, selection.plan.columns, self._values, self._distance)
-        rows = list(starmap(build, found))
+        rows: list[M] = results(self._model, found, selection.plan.columns, self._values, self._distance)
         if self._prefetch and rows:
             await prefetch(rows, tree(self._prefetch), self._timeout)
         return rows

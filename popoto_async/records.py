@@ -14,8 +14,9 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 from popoto_async.database import Database, resolve
@@ -36,6 +37,8 @@ LOAD_ADMISSION = 18
 
 Planner = Callable[[Binding], Operation]
 State = dict[str, Any]
+Texts = Sequence[Any]
+"""The stored texts of a record in the order of the columns asked for."""
 
 
 def database_of(schema: Schema) -> Database:
@@ -165,7 +168,7 @@ def require_key(schema: Schema, state: State) -> None:
         raise invalid(schema, state, schema.key_names)
 
 
-def fill(cls: Any, key: str, row: list[Any]) -> Any:
+def fill(cls: Any, key: str, row: Texts) -> Any:
     """An instance from the stored texts of a schema's columns (None: null)."""
     schema: Schema = cls._meta
     state: State = {"_key": key, "_stored": row}
@@ -184,7 +187,27 @@ def fill(cls: Any, key: str, row: list[Any]) -> Any:
     return instance
 
 
-def _fill_readable(schema: Schema, state: State, row: list[Any]) -> None:
+def fill_all(cls: Any, found: Sequence[tuple[bytes, Texts]]) -> list[Any]:
+    """The instances of records given by key and row, which are as wide as one another: decoded by columns."""
+    schema: Schema = cls._meta
+    columns = list(zip(*[row for _, row in found], strict=True))
+    states: list[State] = [{"_key": key.decode(), "_stored": row} for key, row in found]
+    try:
+        for (name, field), column in zip(schema.fields.items(), columns, strict=False):
+            for state, value in zip(states, field.codec.decode_all(column), strict=True):
+                state[name] = value
+    except Exception:  # one that raises it again, or whose other fields stay readable
+        return [fill(cls, key.decode(), row) for key, row in found]
+    if schema.options.versioned:
+        for state, version in zip(states, columns[len(schema.fields)] if columns else (), strict=True):
+            state["_version"] = None if version is None else version.decode()
+    instances = list(map(cls.__new__, repeat(cls, len(states))))
+    for instance, state in zip(instances, states, strict=True):
+        object.__setattr__(instance, "__dict__", state)
+    return instances
+
+
+def _fill_readable(schema: Schema, state: State, row: Texts) -> None:
     for name, decode, raw in zip(schema.columns, schema.decoders, row, strict=False):
         try:
             state[name] = None if raw is None else decode(raw)
@@ -194,8 +217,8 @@ def _fill_readable(schema: Schema, state: State, row: list[Any]) -> None:
 
 def stored_texts(schema: Schema, state: State) -> dict[str, Any]:
     """The stored text of each field of a stored instance, as last read or written. Few instances are asked for it."""
-    stored: dict[str, Any] | list[Any] = state["_stored"]
-    return dict(zip(schema.fields, stored, strict=False)) if isinstance(stored, list) else stored
+    stored: dict[str, Any] | Texts = state["_stored"]
+    return stored if isinstance(stored, dict) else dict(zip(schema.fields, stored, strict=False))
 
 
 def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection[str]) -> State:

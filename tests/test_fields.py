@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -378,6 +379,48 @@ def test_places(value: Any) -> None:
 def test_bytes_that_are_no_value_do_not_decode(kind: type) -> None:
     with pytest.raises((ValueError, KeyError, ArithmeticError, msgspec.DecodeError)):
         bound(Field(type=kind)).codec.decode(b"\xff!")
+
+
+PIECES = st.sampled_from(
+    ["0", "-0", "1", "2.5", "-3", "e2", "e-0", ".", ",", "],[", "[", "]", " ", "inf", "nan", "", "_"]
+)
+JUNK = st.lists(PIECES, min_size=1, max_size=4).map(lambda pieces: "".join(pieces).encode()) | st.binary(max_size=3)
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> tuple[Any, list[bytes | None]]:
+    """A codec, and stored texts of many records: nulls among them at times, and what is no value."""
+    kind = draw(st.just(float) | st.just(Coordinates) | st.sampled_from([*VALUES]))
+    field = bound(GeoField() if kind is Coordinates else Field(type=kind, null=True, max_length=None))
+    values = (PLACES if kind is Coordinates else VALUES[kind]).map(field.normalise).map(field.codec.encode)
+    odd: tuple[st.SearchStrategy[bytes | None], ...] = (st.nothing(), st.none(), JUNK)
+    return field.codec, draw(st.lists(values | draw(st.sampled_from(odd)), max_size=8))
+
+
+def decoded(decode: Callable[[], Iterable[Any]]) -> str:
+    """What decoding gives, -0.0 told apart from 0.0, or that it fails."""
+    try:
+        return repr(list(decode()))
+    except Exception:
+        return "no values"
+
+
+FLOATS, POSITIONS = bound(Field(type=float)).codec, bound(GeoField()).codec
+
+
+@given(columns())
+@example((FLOATS, [b"-0", b"0"]))
+@example((FLOATS, [b"0", b"-0"]))
+@example((FLOATS, [b"1,2", b"3"]))
+@example((FLOATS, [b"1", b"inf"]))
+@example((POSITIONS, [b"-0,0"]))
+@example((POSITIONS, [b"0,-0"]))
+@example((POSITIONS, [b"1,2],[3,4", b"5,6"]))
+@example((POSITIONS, [b"1,2,3", b"4"]))
+def test_a_column_decodes_as_its_texts_do_one_by_one(column: tuple[Any, list[bytes | None]]) -> None:
+    codec, texts = column
+    alone = decoded(lambda: [None if text is None else codec.decode(text) for text in texts])
+    assert decoded(lambda: codec.decode_all(texts)) == alone
 
 
 def test_choices_and_validators_speak_for_themselves() -> None:

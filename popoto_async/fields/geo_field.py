@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
-from popoto_async.codec import Codec, float_text
+from popoto_async.codec import Codec, float_text, together
 from popoto_async.errors import InvalidLookup, shorten
 from popoto_async.fields.base import Field
 from popoto_async.plan import MEMBER, AllOf, ByDistance, Entry, Index, Near, Test
@@ -73,7 +73,7 @@ def _decode(raw: bytes) -> Coordinates:
     return _new(Coordinates, (float(latitude), float(longitude)))
 
 
-_CODEC = Codec(Coordinates, _encode, _decode)
+_CODEC = Codec(Coordinates, _encode, _decode, together=together(list[Coordinates], b"[[", b"],[", b"]]"))
 
 
 class GeoField(Field[T]):

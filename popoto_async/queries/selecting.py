@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from itertools import count
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -14,13 +14,13 @@ from popoto_async.outcomes import failure
 from popoto_async.plan import ByDistance, Operation
 from popoto_async.planning.merging import merge_key
 from popoto_async.planning.read import ReadPlan, plan_select
-from popoto_async.records import ask, fill
+from popoto_async.records import Texts, ask, fill_all
 from popoto_async.schema import Binding, Schema
 
 ADMISSION = 15
 """Estimated cost of planning a read, in microseconds of this process."""
 
-Found = tuple[bytes, list[bytes | None]]
+Found = tuple[bytes, Texts]
 """One row of an answer: the record's key, and its stored texts in the order of the columns asked for."""
 
 
@@ -68,8 +68,10 @@ class Selection(msgspec.Struct, frozen=True):
 
     def _page(self, outcome: Any) -> list[Found]:
         """The rows of one call."""
-        keys, texts, width = outcome[1], outcome[2], len(self.plan.columns) if self.plan.mode == "rows" else 0
-        return [(key, texts[at : at + width]) for key, at in zip(keys, count(0, width), strict=False)]
+        keys, texts = outcome[1], outcome[2]
+        width = len(self.plan.columns) if self.plan.mode == "rows" else 0
+        rows = zip(*[iter(texts)] * width, strict=True) if width else repeat(())
+        return list(zip(keys, rows, strict=False))
 
     async def pages(self, first: Answer | None = None) -> AsyncIterator[list[Found]]:
         """The rows as they come; those of a sorted answer that took several calls, merged, at the end.
@@ -107,33 +109,32 @@ def _first(part: tuple[list[Any], Found]) -> list[Any]:
 Distance = tuple[ByDistance, str] | None
 
 
-def builder(
-    model: Any, columns: tuple[str, ...], values: tuple[str, ...] | None, distance: Distance
-) -> Callable[[bytes, list[bytes | None]], Any]:
-    """What makes a result of a row of these columns: an instance, or a dict of `values`."""
-    if values is None and distance is None:
-        return lambda key, row: fill(model, key.decode(), row)
+def results(
+    model: Any, found: list[Found], columns: tuple[str, ...], values: tuple[str, ...] | None, distance: Distance
+) -> list[Any]:
+    """What a query answers for rows of these columns: instances, or dicts of `values`."""
     schema: Schema = model._meta
     fields = [schema.fields[name] for name in columns if name in schema.fields]
-    measure = (lambda row: {}) if distance is None else _measure(*distance, fields)
-    if values is None:
+    made = fill_all(model, found) if values is None else _dicts(fields[: len(values)], found)
+    if distance is not None:
+        measure = _measure(*distance, fields)
+        for one, (_, row) in zip(made, found, strict=True):
+            (one if values is not None else one.__dict__).update(measure(row))
+    return made
 
-        def build_measured(key: bytes, row: list[bytes | None]) -> Any:
-            instance = fill(model, key.decode(), row)
-            instance.__dict__.update(measure(row))
-            return instance
 
-        return build_measured
-    shown = fields[: len(values)]
-
-    def build_dict(key: bytes, row: list[bytes | None]) -> Any:
-        found: dict[str, Any] = {
-            field.name: None if raw is None else field.plain(_read(field, key, raw))
-            for field, raw in zip(shown, row, strict=False)
-        }
-        return found | measure(row)
-
-    return build_dict
+def _dicts(fields: list[Field[Any]], found: list[Found]) -> list[dict[str, Any]]:
+    dicts: list[dict[str, Any]] = [{} for _ in found]
+    for field, column in zip(fields, zip(*[row for _, row in found], strict=True), strict=False):
+        try:
+            values = list(field.codec.decode_all(column))
+        except Exception:  # of one of them: which?
+            values = [
+                None if raw is None else _read(field, key, raw) for (key, _), raw in zip(found, column, strict=True)
+            ]
+        for one, value in zip(dicts, values, strict=True):
+            one[field.name] = None if value is None else field.plain(value)
+    return dicts
 
 
 def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
@@ -143,12 +144,12 @@ def _read(field: Field[Any], key: bytes, raw: bytes) -> Any:
         raise field.corrupt(key.decode(), raw) from error
 
 
-def _measure(by: ByDistance, unit: str, fields: list[Field[Any]]) -> Callable[[list[bytes | None]], dict[str, Any]]:
+def _measure(by: ByDistance, unit: str, fields: list[Field[Any]]) -> Callable[[Texts], dict[str, Any]]:
     """What tells the distance of a row, as results carry it."""
     centre = Coordinates(by.latitude, by.longitude)
     at = next(index for index, field in enumerate(fields) if field.name == by.field)
 
-    def measure(row: list[bytes | None]) -> dict[str, Any]:
+    def measure(row: Texts) -> dict[str, Any]:
         raw = row[at]
         metres = None if raw is None else haversine(centre, fields[at].codec.decode(raw))
         return {"_geo_distance": None if metres is None else metres / UNITS[unit], "_geo_distance_unit": unit}
