@@ -191,19 +191,19 @@ def fill_all(cls: Any, found: Sequence[tuple[bytes, Texts]]) -> list[Any]:
     """The instances of records given by key and row, which are as wide as one another: decoded by columns."""
     schema: Schema = cls._meta
     columns = list(zip(*[row for _, row in found], strict=True))
-    states: list[State] = [{"_key": key.decode(), "_stored": row} for key, row in found]
+    instances = list(map(cls.__new__, repeat(cls, len(found))))
+    states: list[State] = [instance.__dict__ for instance in instances]
+    for state, (key, row) in zip(states, found, strict=True):
+        state["_key"], state["_stored"] = key.decode(), row
     try:
         for (name, field), column in zip(schema.fields.items(), columns, strict=False):
             for state, value in zip(states, field.codec.decode_all(column), strict=True):
                 state[name] = value
     except Exception:  # one that raises it again, or whose other fields stay readable
         return [fill(cls, key.decode(), row) for key, row in found]
-    if schema.options.versioned:
-        for state, version in zip(states, columns[len(schema.fields)] if columns else (), strict=True):
+    if schema.options.versioned and found:
+        for state, version in zip(states, columns[len(schema.fields)], strict=True):
             state["_version"] = None if version is None else version.decode()
-    instances = list(map(cls.__new__, repeat(cls, len(states))))
-    for instance, state in zip(instances, states, strict=True):
-        object.__setattr__(instance, "__dict__", state)
     return instances
 
 
