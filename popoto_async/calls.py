@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from operator import methodcaller
-from typing import Any, NamedTuple, Protocol
+from operator import attrgetter, methodcaller
+from typing import Any, Protocol
 
 import msgspec
 
@@ -102,28 +102,70 @@ def models_of(operation: Operation) -> Collection[str]:
     return {operation.layout.klass, *operation.also}.union(*map(models_of, operation.steps))
 
 
-class Call(NamedTuple):
-    """A call ready to send (`docs/architecture.md`)."""
+class Call:
+    """A call ready to send (`docs/architecture.md`): the operations of some tickets, and their values."""
 
-    tickets: list[Ticket]
-    models: list[msgspec.Raw]
-    operations: list[dict[str, Any]]
-    guards: list[dict[str, int]]
-    values: list[bytes]
-    writes: bool
+    __slots__ = ("_guarded", "_guards", "_loads", "_models", "_numbers", "_operations", "tickets", "values", "writes")
+
+    def __init__(self, tickets: list[Ticket]) -> None:
+        self.tickets = tickets
+        self.writes = any(map(_writes, tickets))
+        self.values: list[bytes] = []
+        self._loads = not self.writes and all(ticket.operation.name == "load" for ticket in tickets)
+        self._models: list[msgspec.Raw] = []
+        self._numbers: dict[Any, int] = {}
+        self._guards: list[dict[str, int]] = []
+        self._guarded: dict[int, int] = {}
+        self._operations = [self._place(run) for run in _runs(tickets)]
 
     def header(self, lane: str | None = None, sequence: str | None = None, resend: bool | None = None) -> bytes:
         """What scripts read first: these items, each packed, one after the other."""
-        items = (self.models, self.operations, self.guards or None, lane, sequence, resend)
+        items = (self._models, self._operations, self._guards or None, lane, sequence, resend)
         return _encode(items)[1:]  # a list of so few begins with one byte
 
+    def _place(self, run: list[Operation]) -> dict[str, Any]:
+        """Operations that differ in nothing but their record, as one of the header."""
+        operation, values = run[0], self.values
+        body = {**operation.body, "op": operation.name}
+        m = self._model(operation.layout)
+        if m > 1:
+            body["m"] = m
+        if values:  # else they begin where scripts take them to
+            body["at"] = len(values) + 2
+        if self.writes and operation.name in _READS:
+            body["reads"] = 1
+        if len(run) == 1:
+            if operation.key is not None:
+                body["key"] = operation.key
+        else:
+            body["each"] = [each.key for each in run]
+            if operation.values:
+                body["width"] = len(operation.values)
+        for each in run:
+            values += each.values
+        if operation.guard:
+            body["guard"] = self._guard(operation.guard)
+        if operation.steps:
+            body["ops"] = [{"at": 2, **self._place([step])} for step in operation.steps]
+        return body
 
-def pack(tickets: list[Ticket]) -> Call:
-    """The header and the values of a call that carries these operations in this order."""
-    writes = any(ticket.operation.writes for ticket in tickets)
-    packing = _Packing(writes, not writes and all(ticket.operation.name == "load" for ticket in tickets))
-    operations = [packing.place(run) for run in _runs(tickets)]
-    return Call(tickets, packing.models, operations, packing.guards, packing.values, writes)
+    def _model(self, layout: Layout) -> int:
+        m = self._numbers.get(layout.identity)
+        if m is None:
+            self._models.append(msgspec.Raw(layout.loads if self._loads else layout.wire))
+            m = self._numbers[layout.identity] = len(self._models)
+        return m
+
+    def _guard(self, guard: Guard) -> int:
+        number = self._guarded.get(id(guard))
+        if number is None:
+            self._guards.append({"at": len(self.values) + 2})
+            self.values += (guard.wire, *guard.values)
+            number = self._guarded[id(guard)] = len(self._guards)
+        return number
+
+
+_writes = attrgetter("operation.writes")
 
 
 def _runs(tickets: list[Ticket]) -> list[list[Operation]]:
@@ -149,58 +191,3 @@ def _alike(one: Operation, other: Operation) -> bool:
         and len(one.values) == len(other.values)
         and one.body == other.body
     )
-
-
-class _Packing:
-    """A call that is being put together: what its operations share, and their values."""
-
-    __slots__ = ("_guards", "_loads", "_models", "_writes", "guards", "models", "values")
-
-    def __init__(self, writes: bool, loads: bool) -> None:
-        self._writes, self._loads = writes, loads
-        self._models: dict[Any, int] = {}
-        self._guards: dict[int, int] = {}
-        self.models: list[msgspec.Raw] = []
-        self.guards: list[dict[str, int]] = []
-        self.values: list[bytes] = []
-
-    def place(self, run: list[Operation]) -> dict[str, Any]:
-        """Operations that differ in nothing but their record, as one of the header."""
-        operation, values = run[0], self.values
-        body = {**operation.body, "op": operation.name}
-        m = self._model(operation.layout)
-        if m > 1:
-            body["m"] = m
-        if values:  # else they begin where scripts take them to
-            body["at"] = len(values) + 2
-        if self._writes and operation.name in _READS:
-            body["reads"] = 1
-        if len(run) == 1:
-            if operation.key is not None:
-                body["key"] = operation.key
-        else:
-            body["each"] = [each.key for each in run]
-            if operation.values:
-                body["width"] = len(operation.values)
-        for each in run:
-            values.extend(each.values)
-        if operation.guard:
-            body["guard"] = self._guard(operation.guard)
-        if operation.steps:
-            body["ops"] = [{"at": 2, **self.place([step])} for step in operation.steps]
-        return body
-
-    def _model(self, layout: Layout) -> int:
-        m = self._models.get(layout.identity)
-        if m is None:
-            self.models.append(msgspec.Raw(layout.loads if self._loads else layout.wire))
-            m = self._models[layout.identity] = len(self.models)
-        return m
-
-    def _guard(self, guard: Guard) -> int:
-        number = self._guards.get(id(guard))
-        if number is None:
-            self.guards.append({"at": len(self.values) + 2})
-            self.values.extend((guard.wire, *guard.values))
-            number = self._guards[id(guard)] = len(self.guards)
-        return number

@@ -23,7 +23,7 @@ from contextvars import Context
 from typing import Any
 
 from popoto_async.backlog import Backlog
-from popoto_async.calls import LOOK, Call, Ticket, pack
+from popoto_async.calls import LOOK, Call, Ticket
 from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
 from popoto_async.scripts.loader import Script, load
@@ -178,9 +178,9 @@ class Lane:
                 self.backlog.fail(ticket, _CANCELLED)
         self._taken = wanted
         try:
-            call = pack(wanted)
+            call = Call(wanted)
         except Exception:
-            call = pack(self._sound())
+            call = Call(self._sound())
         if not call.tickets:
             self._finish()
             return None
@@ -195,7 +195,7 @@ class Lane:
         sound: list[Ticket] = []
         for ticket in self._taken:
             try:
-                pack([ticket])
+                Call([ticket])
                 sound.append(ticket)
             except Exception as error:
                 self.backlog.fail(ticket, _unexpected(error))
