@@ -25,7 +25,7 @@ from popoto_async import (
 )
 from popoto_async import lane as lanes
 from popoto_async.dispatcher import BIG
-from tests.proxy import FaultProxy
+from tests.proxy import Fault, FaultProxy
 from tests.servers import Server, other_clients
 
 pytestmark = pytest.mark.anyio
@@ -399,13 +399,19 @@ def test_a_task_may_save_in_its_finally_when_the_loop_ends(clean_server: Server)
     assert clean_server.client.exists("Memo:last words")
 
 
+async def unanswered(proxy: FaultProxy) -> tuple[Meter, Fault, asyncio.Task[int]]:
+    """A record, and an increment of it that has left; its reply is held back."""
+    counter = await Meter.create(name="c")
+    held = proxy.hold_reply(command="EVALSHA")
+    left = asyncio.create_task(counter.increment("n"))
+    await held.happened()
+    return counter, held, left
+
+
 async def test_closing_fails_what_is_queued_and_lets_finish_what_is_under_way(clean_server: Server) -> None:
     async with FaultProxy(clean_server) as proxy:
         async with connect(proxy.url) as db:
-            counter = await Meter.create(name="c")
-            held = proxy.hold_reply(command="EVALSHA")
-            under_way = asyncio.create_task(counter.increment("n"))
-            await held.happened()
+            counter, held, under_way = await unanswered(proxy)
             queued = asyncio.create_task(counter.increment("n"))
             await turns()
             asyncio.get_running_loop().call_later(0.05, held.release)
@@ -421,10 +427,7 @@ async def test_closing_does_not_wait_for_ever(clean_server: Server, monkeypatch:
     monkeypatch.setattr(lanes, "CLOSE_TIMEOUT", 0.1)
     async with FaultProxy(clean_server) as proxy:
         async with connect(proxy.url):
-            counter = await Meter.create(name="c")
-            held = proxy.hold_reply(command="EVALSHA")
-            under_way = asyncio.create_task(counter.increment("n"))
-            await held.happened()
+            _, held, under_way = await unanswered(proxy)
         with pytest.raises(OutcomeUnknown):
             await under_way
         held.release()
@@ -434,10 +437,7 @@ async def test_closing_does_not_wait_for_ever(clean_server: Server, monkeypatch:
 async def test_closing_lets_finish_what_has_left_though_nobody_waits_for_it(clean_server: Server) -> None:
     async with FaultProxy(clean_server) as proxy:
         async with connect(proxy.url):
-            counter = await Meter.create(name="c")
-            held = proxy.hold_reply(command="EVALSHA")
-            left = asyncio.create_task(counter.increment("n"))
-            await held.happened()
+            _, held, left = await unanswered(proxy)
             left.cancel()
             await asyncio.wait([left])
             asyncio.get_running_loop().call_later(0.05, held.release)

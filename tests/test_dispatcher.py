@@ -746,45 +746,45 @@ async def test_a_lane_cancelled_between_a_command_of_its_own_and_the_reply_cross
         assert (db.stats().reconnects, db.stats().resent) == (1, 0)
 
 
-async def test_a_reply_waits_until_what_the_one_before_brought_is_handed_out(
-    clean_server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lane_module, "SLICE", 0)  # each outcome is handed out in a turn of its own
-    async with proxied(clean_server) as (proxy, db):
+@asynccontextmanager
+async def two_calls(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Database, Parcel, list[asyncio.Task[int]]]]:
+    """400 increments; the reply to the first 200 comes now, and each of these is told in a turn of its own."""
+    monkeypatch.setattr(lane_module, "SLICE", 0)
+    async with proxied(server) as (proxy, db):
         await known(Parcel)
         parcel = await Parcel.create(name="p")
         held = proxy.hold_reply(command="EVALSHA")
-        first = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
+        tasks = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
         await held.happened()
-        second = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
+        tasks += [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
         await turns()
         held.release()
+        yield db, parcel, tasks
+
+
+async def test_a_reply_waits_until_what_the_one_before_brought_is_handed_out(
+    clean_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_calls(clean_server, monkeypatch) as (db, _, tasks):
         lane, most = db.session().dispatcher.lanes[0], 0
-        while not second[-1].done():
+        while not tasks[-1].done():
             await asyncio.sleep(0)
             most = max(most, len(lane._answered))
-        assert await asyncio.gather(*first, *second) == list(range(1, 401))
+        assert await asyncio.gather(*tasks) == list(range(1, 401))
         assert 0 < most <= 200
 
 
 async def test_a_lane_that_breaks_while_outcomes_are_handed_out_sends_the_next_call_again(
     clean_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_module, "SLICE", 0)
-    async with proxied(clean_server) as (proxy, db):
-        await known(Parcel)
-        parcel = await Parcel.create(name="p")
-        held = proxy.hold_reply(command="EVALSHA")
-        first = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
-        await held.happened()
-        second = [asyncio.create_task(parcel.increment("count")) for _ in range(200)]
-        await turns()
+    async with two_calls(clean_server, monkeypatch) as (db, parcel, tasks):
         lane = db.session().dispatcher.lanes[0]
-        held.release()
         while not (lane._answered and lane.call is not None):
             await asyncio.sleep(0)
         assert lane.wire is not None
         lane.wire._break_off("cut here")
-        assert await asyncio.gather(*first, *second) == list(range(1, 401))
+        assert await asyncio.gather(*tasks) == list(range(1, 401))
         assert await parcel.increment("count", 10) == 410
         assert (db.stats().reconnects, db.stats().resent) == (1, 1)
