@@ -6,8 +6,6 @@
 local operations = {}
 -- include: lib/done.lua
 -- include: lib/main.lua
--- include: lib/slots.lua
--- include: lib/due.lua
 -- operations: save push delete load fetch select+matching expire+sweep transaction group publish
 -- operations: save_referred+rewrite+erase audit+members+tell+weigh+behind+mend+prune+mark
 
@@ -31,38 +29,10 @@ elseif resend then
   return {'unknown'}
 end
 
--- A model is made ready once in a call: its slots compared, what is due of it swept.
-local function make_ready(model)
-  model.ready = true
-  -- Before the first operation, which is about the first model, the slots are as they were read with the lane's memory.
-  model.refusal = slots_differ(model, #reply == 2 and model == models[1] and known_slots)
-  local plain = redis.call('EXISTS', model.exp, model.man, model.alias) == 0
-  bare[model.class] = plain
-  model.due = not plain and not model.refusal and has_due(model, call.now) and
-    operations.sweep(call, {}, model)[3] == 1
-end
-
-local function refusal(model)
-  if not model.ready then
-    local done, reason = pcall(make_ready, model)
-    if not done then
-      -- include: lib/failure.lua
-      model.refusal = failure(reason)
-    end
-  end
-  return model.refusal
-end
-
--- A transaction is refused as a whole, and says for which of its operations.
-local function outcome_of(op, model)
-  local outcome = refusal(model) or (model.due and op.reads and {'due'})
-  if op.ops then
-    for i, step in ipairs(op.ops) do
-      local refused = refusal(models[step.m or 1])
-      outcome = outcome or (refused and {'failed', i, refused})
-    end
-  end
-  return outcome or run_operation(op, model)
+-- Most calls are about a model whose slots are as they are known here, and of which nothing can be due.
+local first = models[1]
+if (known_slots or '') == first.text and redis.call('EXISTS', first.exp, first.man, first.alias) == 0 then
+  first.ready, bare[first.class] = true, true
 end
 
 -- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
@@ -74,7 +44,12 @@ for i = 1, #ops do
   for j = 1, each and #each or 1 do
     op.key = each and each[j] or op.key
     local number = #reply - 1
-    local outcome = answered and not op.reads and (answered[number] or DONE) or outcome_of(op, model)
+    local outcome = answered and not op.reads and (answered[number] or DONE)
+    if not outcome and (op.ops or not model.ready) then
+      -- include: lib/refusal.lua
+      outcome = refused(call, op, model)
+    end
+    outcome = outcome or run_operation(op, model)
     if outcome ~= DONE and not op.reads then
       remembered = remembered or {}
       remembered[number] = outcome

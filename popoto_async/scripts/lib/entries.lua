@@ -1,7 +1,20 @@
--- purpose: a new record in its places
--- defines: add_record
+-- purpose: the entries of a manifest, and a new record in its places
+-- defines: MANIFEST_INLINE, listed_entries, add_record
 -- include: lib/listing.lua
--- include: lib/writes.lua
+-- include: lib/undo.lua
+
+-- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
+local MANIFEST_INLINE = 64
+
+-- The entries of a manifest. In one of up to 15 items these follow its first byte: taken one by one, they are put into a
+-- table that is made for so many.
+local function listed_entries(text)
+  local first = text:byte()
+  if first >= 144 and first < 160 then
+    return {select(2, cmsgpack.unpack_limit(text, 15, 1))}
+  end
+  return cmsgpack.unpack(text)
+end
 
 -- Adds a record that stood nowhere to its class and to all that its entries say (`lib/places.lua`).
 local function add_record(model, entries, key)
@@ -11,12 +24,14 @@ local function add_record(model, entries, key)
   redis.call('ZADD', blamed, '0', key)
   for i = 1, #entries, 3 do
     local slot, tail = entries[i], entries[i + 1]
-    local place = places[slot + 1]
+    blamed = places[slot + 1]
     if kinds and kinds[slot] then
-      local owner = run('HGET', place, tail)
-      write(owner and {'HSET', place, tail, owner} or {'HDEL', place, tail}, 'HSET', place, tail, key)
+      -- Of a claim that is free, what is left can be that of a record that is no more.
+      local owner = redis.call('HGET', blamed, tail)
+      redis.call('HSET', blamed, tail, key)
+      undo[#undo + 1] = owner and {'HSET', blamed, tail, owner} or {'HDEL', blamed, tail}
     else
-      blamed = place .. tail
+      blamed = blamed .. tail
       redis.call('ZADD', blamed, entries[i + 2], key)
     end
     if listed and listed[slot] then

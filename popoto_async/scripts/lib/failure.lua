@@ -1,6 +1,6 @@
 -- purpose: what an operation that failed comes to: nothing of it remains, and the outcome says why
 -- defines: rollback, failure
--- include: lib/writes.lua
+-- include: lib/undo.lua
 
 -- Takes back a record that stood nowhere. Of what stands in other keys, nothing was the record's.
 local function take_back_record(added)

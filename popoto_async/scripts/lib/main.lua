@@ -1,6 +1,6 @@
 -- purpose: the call that a header describes, and its operations carried out in order, each with an outcome of its own
 -- defines: models, ops, lane, seq, resend, reply, call, run_operation
--- include: lib/writes.lua
+-- include: lib/undo.lua
 
 local models, ops, guards, lane, seq, resend = cmsgpack.unpack(ARGV[1])
 
@@ -12,7 +12,10 @@ local micros = reply[1] * 1000000 + reply[2]
 local call = {models = models, guards = guards, micros = micros, now = math.floor(micros / 1000)}
 
 local function run_operation(op, model)
-  undo, blamed = #undo == 0 and undo or {}, false
+  blamed = false
+  for i = #undo, 1, -1 do
+    undo[i] = nil
+  end
   local done, outcome = pcall(operations[op.op], call, op, model)
   if not done then
     -- include: lib/failure.lua

@@ -1,35 +1,23 @@
 -- purpose: the manifest of a record: what it occupies, read and stored
--- defines: MANIFEST_INLINE, EMPTY, listed_entries, read_manifest, store_manifest
+-- defines: EMPTY, read_manifest, store_manifest
+-- include: lib/entries.lua
 -- include: lib/writes.lua
 
--- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
-local MANIFEST_INLINE = 64
 -- An empty list in MessagePack.
 local EMPTY = '\144'
 
--- The entries of a manifest. In one of up to 15 items these follow its first byte: taken one by one, they are put into a
--- table that is made for so many.
-local function listed_entries(text)
-  local first = text:byte()
-  if first >= 144 and first < 160 then
-    return {select(2, cmsgpack.unpack_limit(text, 15, 1))}
-  end
-  return cmsgpack.unpack(text)
-end
-
 -- What stands under a record's key: `mark` is its field `$` (false: no record), `text` its manifest, which may be that of
 -- a record that expired and was not swept yet. The second result is an outcome when the key holds something else; a hash
--- without `$` is something else, too. Under the key of a new record (`is_new`) most likely nothing stands: one command.
-local function read_manifest(model, key, is_new)
-  local there = not is_new or redis.call('EXISTS', key) == 1
-  local mark = there and redis.pcall('HGET', key, '$')
+-- without `$` is something else, too.
+local function read_manifest(model, key)
+  local mark = redis.pcall('HGET', key, '$')
   if type(mark) == 'table' then
     return nil, {'foreign', key, redis.call('TYPE', key).ok}
   end
   if mark and mark ~= '' then
     return {mark = mark, text = mark}
   end
-  if not mark and there and (is_new or redis.call('EXISTS', key) == 1) then
+  if not mark and redis.call('EXISTS', key) == 1 then
     return nil, {'foreign', key, 'hash'}
   end
   local companion = not bare[model.class] and run('HGET', model.man, key)

@@ -4,9 +4,8 @@
 
 -- The outcome that tells the slots on the server, where the call was planned on others. Those of a call that only adds
 -- to them are right, and registered with the first record that may need them.
--- `known` are those slots, where somebody has read them.
-local function slots_differ(model, known)
-  known = known or run('GET', model.slots) or ''
+local function slots_differ(model)
+  local known = run('GET', model.slots) or ''
   if known == model.text then
     return false
   elseif known == model.was then
