@@ -26,6 +26,7 @@ from popoto_async.backlog import Backlog
 from popoto_async.calls import LOOK, Call, Ticket
 from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
+from popoto_async.plan import DONE
 from popoto_async.scripts.loader import Script, load
 from popoto_async.tracing import Stats
 from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire
@@ -226,7 +227,7 @@ class Lane:
             self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=LOOK))
         else:
             for number, ticket in enumerate(call.tickets, 2):
-                ticket.outcome = reply[number]
+                ticket.outcome = reply[number] or DONE
             if call.writes:
                 self._remembered = time.monotonic()
                 self._has_written = True

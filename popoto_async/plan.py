@@ -269,3 +269,6 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
 
 Outcome = list[Any]
 """`[status, …]` as the script answered; the status is bytes."""
+
+DONE: Outcome = [b"ok"]
+"""The outcome of most writes, which stands in a reply as null."""

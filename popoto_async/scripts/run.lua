@@ -54,7 +54,7 @@ for i = 1, #ops do
       remembered = remembered or {}
       remembered[number] = outcome
     end
-    reply[number + 2] = outcome
+    reply[number + 2] = outcome ~= DONE and outcome
     op.at = op.at + (op.width or 0)
   end
 end

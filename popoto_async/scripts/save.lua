@@ -7,9 +7,9 @@
 local later = {}
 -- include: lib/done.lua
 -- include: lib/entries.lua
--- include: lib/hash.lua
+-- include: lib/inline.lua
 -- later: lib/change.lua lib/afterwards.lua lib/obstacles.lua lib/claims.lua lib/expected.lua lib/built.lua
--- later: lib/manifest.lua lib/moves.lua lib/registering.lua lib/beside.lua lib/expiry.lua lib/increment.lua lib/stream.lua
+-- later: lib/hash.lua lib/manifest.lua lib/moves.lua lib/registering.lua lib/beside.lua lib/expiry.lua lib/increment.lua lib/stream.lua
 
 -- Most saves are of a new record, under a key of which nothing is left: that is all here, less what few models need.
 operations.save = function(call, op, model)
@@ -17,7 +17,8 @@ operations.save = function(call, op, model)
   if op.touched or redis.call('EXISTS', key) == 1 or not (bare[model.class] or later.is_unknown(model, key)) then
     return later.change(call, op, model)
   end
-  local entries = listed_entries(text)
+  -- Up to 15 items follow their list's first byte: taken one by one, they are put into a table made for so many.
+  local entries = text:byte() < 160 and {select(2, cmsgpack.unpack_limit(text, 15, 1))} or cmsgpack.unpack(text)
   local refused = op.relies and later.found_elsewhere(op, model, entries) or
     (model.kinds or model.events) and later.obstacle(op, model, entries, key)
   if refused then
@@ -35,7 +36,11 @@ operations.save = function(call, op, model)
   if deadline then
     later.set_deadline(model, key, deadline)
   end
-  store_hash(op, key, mark)
+  if op.sets < 4000 then
+    redis.call('HSET', key, '$', mark, unpack(ARGV, op.at, op.at + op.sets - 1))
+  else
+    later.store_hash(op, key, mark)
+  end
   if deadline or model.versioned or model.beside or model.events then
     return later.afterwards(call, op, model, key, deadline)
   end

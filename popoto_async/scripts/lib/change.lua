@@ -1,6 +1,5 @@
 -- purpose: a save where something stands already: of some fields of a record, under another key, over another record
 -- defines: change
--- include: lib/hash.lua
 -- include: lib/manifest.lua
 -- include: lib/writes.lua
 
@@ -72,7 +71,7 @@ local function change_hash(op, key, from, old, mark)
     redis.call('HDEL', key, unpack(ARGV, drops_at, drops_at + op.drops - 1))
   end
   if op.sets > 0 or mark ~= old.mark or not op.touched then
-    store_hash(op, key, mark)
+    later.store_hash(op, key, mark)
   end
 end
 

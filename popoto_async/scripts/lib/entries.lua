@@ -1,20 +1,7 @@
--- purpose: the entries of a manifest, and a new record in its places
--- defines: MANIFEST_INLINE, listed_entries, add_record
+-- purpose: a new record in its places
+-- defines: add_record
 -- include: lib/listing.lua
 -- include: lib/undo.lua
-
--- A value above 64 bytes would take the hash out of its compact form (hash-max-listpack-value).
-local MANIFEST_INLINE = 64
-
--- The entries of a manifest. In one of up to 15 items these follow its first byte: taken one by one, they are put into a
--- table that is made for so many.
-local function listed_entries(text)
-  local first = text:byte()
-  if first >= 144 and first < 160 then
-    return {select(2, cmsgpack.unpack_limit(text, 15, 1))}
-  end
-  return cmsgpack.unpack(text)
-end
 
 -- Adds a record that stood nowhere to its class and to all that its entries say (`lib/places.lua`).
 local function add_record(model, entries, key)

@@ -1,4 +1,4 @@
--- purpose: the hash of a record
+-- purpose: the hash of a record, however many fields it has
 -- defines: store_hash
 -- include: lib/commands.lua
 

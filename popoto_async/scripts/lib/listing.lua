@@ -1,7 +1,7 @@
 -- purpose: listing the distinct values of an index as records come to them
 -- defines: list_value
 -- include: lib/null.lua
--- include: lib/writes.lua
+-- include: lib/undo.lua
 
 -- Lists the value of a tail that a record came to, in the `lists` of its index: {list, list of mirrored values}. Many
 -- records of a call have the same few values: beside the lists stands for each in which era it was listed. A value that

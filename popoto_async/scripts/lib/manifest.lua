@@ -1,10 +1,20 @@
 -- purpose: the manifest of a record: what it occupies, read and stored
--- defines: EMPTY, read_manifest, store_manifest
--- include: lib/entries.lua
+-- defines: EMPTY, listed_entries, read_manifest, store_manifest
+-- include: lib/inline.lua
 -- include: lib/writes.lua
 
 -- An empty list in MessagePack.
 local EMPTY = '\144'
+
+-- The entries of a manifest. Up to 15 items follow its first byte: taken one by one, they are put into a table that is
+-- made for so many.
+local function listed_entries(text)
+  local first = text:byte()
+  if first >= 144 and first < 160 then
+    return {select(2, cmsgpack.unpack_limit(text, 15, 1))}
+  end
+  return cmsgpack.unpack(text)
+end
 
 -- What stands under a record's key: `mark` is its field `$` (false: no record), `text` its manifest, which may be that of
 -- a record that expired and was not swept yet. The second result is an outcome when the key holds something else; a hash
