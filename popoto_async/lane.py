@@ -223,15 +223,17 @@ class Lane:
         """Take up the reply, and send the next call; where none is queued, hand out what this one brought."""
         call = self.call
         assert call is not None, "a reply belongs to a call"
-        if reply[0] in _VERDICTS:
-            self._finish(OutcomeUnknown(_VERDICTS[reply[0]], hint=LOOK))
+        tells = isinstance(reply, list)
+        micros = reply[0] if tells else reply
+        if micros in _VERDICTS:
+            self._finish(OutcomeUnknown(_VERDICTS[micros], hint=LOOK))
         else:
-            for number, ticket in enumerate(call.tickets, 2):
-                ticket.outcome = reply[number] or DONE
+            for number, ticket in enumerate(call.tickets, 1):
+                ticket.outcome = (tells and reply[number]) or DONE
             if call.writes:
                 self._remembered = time.monotonic()
                 self._has_written = True
-            self._clock.learn(int(reply[0]) + int(reply[1]) / 1e6, self._sent, self._loop.time())
+            self._clock.learn(micros / 1e6, self._sent, self._loop.time())
             self._patient = True
             self._stats.round_trips += 1
             self._stats.operations += len(call.tickets)

@@ -271,4 +271,4 @@ Outcome = list[Any]
 """`[status, …]` as the script answered; the status is bytes."""
 
 DONE: Outcome = [b"ok"]
-"""The outcome of most writes, which stands in a reply as null."""
+"""The outcome of most writes, which replies show as null."""

@@ -1,7 +1,7 @@
 -- purpose: the operations that only read, for EVALSHA_RO, replicas and servers at maxmemory
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in s, µs, outcomes
+-- reply: time in µs, outcomes
 
 local operations = {}
 -- include: lib/main.lua

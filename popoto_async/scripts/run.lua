@@ -1,7 +1,7 @@
 -- purpose: every operation, writing ones included
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in s, µs, outcomes | refused | unknown
+-- reply: time in µs, outcomes (the time alone, where all are those of most writes) | refused | unknown
 
 local operations = {}
 -- include: lib/done.lua
@@ -36,25 +36,28 @@ if (known_slots or '') == first.text and redis.call('EXISTS', first.exp, first.m
 end
 
 -- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
-local remembered
+local number, told, remembered = 0, false, nil
 for i = 1, #ops do
   local op = ops[i]
   local model, each = models[op.m or 1], op.each
   op.at = op.at or 2
   for j = 1, each and #each or 1 do
     op.key = each and each[j] or op.key
-    local number = #reply - 1
+    number = number + 1
     local outcome = answered and not op.reads and (answered[number] or DONE)
     if not outcome and (op.ops or not model.ready) then
       -- include: lib/refusal.lua
       outcome = refused(call, op, model)
     end
     outcome = outcome or run_operation(op, model)
-    if outcome ~= DONE and not op.reads then
-      remembered = remembered or {}
-      remembered[number] = outcome
+    if outcome ~= DONE then
+      told = true
+      if not op.reads then
+        remembered = remembered or {}
+        remembered[number] = outcome
+      end
     end
-    reply[number + 2] = outcome ~= DONE and outcome
+    reply[number + 1] = outcome ~= DONE and outcome
     op.at = op.at + (op.width or 0)
   end
 end
@@ -65,4 +68,4 @@ if not answered then
     return done  -- a replica: none of this was done, and another server may be the one to ask
   end
 end
-return reply
+return told and reply or micros

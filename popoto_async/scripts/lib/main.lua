@@ -1,12 +1,13 @@
 -- purpose: the call that a header describes, and its operations carried out in order, each with an outcome of its own
--- defines: models, ops, lane, seq, resend, reply, call, run_operation
+-- defines: models, ops, lane, seq, resend, micros, reply, call, run_operation
 -- include: lib/undo.lua
 
 local models, ops, guards, lane, seq, resend = cmsgpack.unpack(ARGV[1])
 
--- The server's time, in seconds and µs, then an outcome for each operation.
+-- The server's time in µs, then an outcome for each operation.
 local reply = redis.call('TIME')
 local micros = reply[1] * 1000000 + reply[2]
+reply[1], reply[2] = micros, nil
 
 -- What operations have to know of the call.
 local call = {models = models, guards = guards, micros = micros, now = math.floor(micros / 1000)}
