@@ -1,10 +1,9 @@
 -- purpose: every operation, writing ones included
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in µs, outcomes (the time alone, where all are those of most writes) | refused | unknown
+-- reply: time in µs, outcomes (false: ok, with nothing to tell; the time alone, where all are) | refused | unknown
 
 local operations = {}
--- include: lib/done.lua
 -- include: lib/main.lua
 -- operations: save push delete load fetch select+matching expire+sweep transaction group publish
 -- operations: save_referred+rewrite+erase audit+members+tell+weigh+behind+mend+prune+mark
@@ -36,6 +35,7 @@ if (known_slots or '') == first.text and redis.call('EXISTS', first.exp, first.m
 end
 
 -- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
+-- One that returns nothing is done and has nothing to tell.
 local number, told, remembered = 0, false, nil
 for i = 1, #ops do
   local op = ops[i]
@@ -44,20 +44,33 @@ for i = 1, #ops do
   for j = 1, each and #each or 1 do
     op.key = each and each[j] or op.key
     number = number + 1
-    local outcome = answered and not op.reads and (answered[number] or DONE)
-    if not outcome and (op.ops or not model.ready) then
+    local again = answered and not op.reads
+    local outcome = again and answered[number]
+    if not again and (op.ops or not model.ready) then
       -- include: lib/refusal.lua
       outcome = refused(call, op, model)
     end
-    outcome = outcome or run_operation(op, model)
-    if outcome ~= DONE then
+    if not (again or outcome) then
+      blamed = false
+      for last = #undo, 1, -1 do
+        undo[last] = nil
+      end
+      local done, result = pcall(operations[op.op], call, op, model)
+      if not done then
+        -- include: lib/failure.lua
+        rollback()
+        result = failure(result)
+      end
+      outcome = result
+    end
+    if outcome then
       told = true
       if not op.reads then
         remembered = remembered or {}
         remembered[number] = outcome
       end
     end
-    reply[number + 1] = outcome ~= DONE and outcome
+    reply[number + 1] = outcome or false
     op.at = op.at + (op.width or 0)
   end
 end

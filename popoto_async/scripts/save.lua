@@ -5,7 +5,6 @@
 --        moved row | foreign | declined value field
 
 local later = {}
--- include: lib/done.lua
 -- include: lib/entries.lua
 -- include: lib/inline.lua
 -- later: lib/change.lua lib/afterwards.lua lib/obstacles.lua lib/claims.lua lib/expected.lua lib/built.lua
@@ -41,8 +40,6 @@ operations.save = function(call, op, model)
   else
     later.store_hash(op, key, mark)
   end
-  if deadline or model.versioned or model.beside or model.events then
-    return later.afterwards(call, op, model, key, deadline)
-  end
-  return DONE
+  return (deadline or model.versioned or model.beside or model.events) and
+    later.afterwards(call, op, model, key, deadline)
 end

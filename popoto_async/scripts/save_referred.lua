@@ -57,7 +57,7 @@ operations.save_referred = function(call, op, model)
   local alias = cmsgpack.pack({key = op.key, part = op.part, graph = op.graph})
   local done, outcome, clash, rest = pcall(function()
     local refusal = unheard(op.graph)
-    local saved = refusal or operations.save(call, op, model)
+    local saved = refusal or operations.save(call, op, model) or {'ok'}
     if saved[1] ~= 'ok' then
       return saved
     end

@@ -27,7 +27,7 @@ operations.transaction = function(call, op)
       if one.from then
         remember(one.key, model)
       end
-      local outcome = operations[one.op](call, one, model)
+      local outcome = operations[one.op](call, one, model) or {'ok'}
       if outcome[1] ~= 'ok' then
         return nil, outcome
       end

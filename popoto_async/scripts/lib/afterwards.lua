@@ -1,9 +1,8 @@
 -- purpose: what follows once a save has stored a record's hash: nothing of it can fail
 -- defines: afterwards
--- include: lib/done.lua
 
 -- `version` is that of the record before, `value` the sum of an increment, `ended` whether the record had a deadline.
--- The outcome of the save.
+-- The outcome of the save, where that has anything to tell.
 local function afterwards(call, op, model, key, deadline, version, value, ended)
   if model.beside then
     later.store_besides(op, model, key, op.from or key)
@@ -21,5 +20,5 @@ local function afterwards(call, op, model, key, deadline, version, value, ended)
   if model.events then
     later.stream.saved(call, model, op, version, value)
   end
-  return (version or value) and {'ok', version or false, value or false} or DONE
+  return (version or value) and {'ok', version or false, value or false}
 end
