@@ -35,6 +35,9 @@ from popoto_async.schema import Schema
 M = TypeVar("M")
 
 
+_CALLS = ("limit", "offset", "order_by", "values")
+"""Keywords of `filter` that mean what the methods of these names do."""
+
 MOST = 2**53
 """More records than there can be: a greater limit or offset means as much, and Lua could not count it."""
 
@@ -80,26 +83,29 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
         Raises InvalidLookup for an unknown field or lookup or a value of the wrong type, and MissingPartition.
         """
+        query = self if lookups.keys().isdisjoint(_CALLS) else self._called(lookups)
+        return query._narrowed(asking.all_of(self._schema, conditions, lookups.items()))
+
+    def _called(self, lookups: dict[str, Any]) -> Self:
+        """What the keywords say that are methods; they are taken out."""
         query = self
-        for name in ("limit", "offset", "order_by", "values"):
+        for name in _CALLS:
             if (value := lookups.pop(name, None)) is not None:
                 several = name in ("order_by", "values") and isinstance(value, (tuple, list))
                 query = getattr(query, name)(*(value if several else (value,)))
-        return query._narrowed(Q(*conditions, **lookups))
+        return query
 
     def exclude(self, /, *conditions: Expression | bool, **lookups: Any) -> Self:
         """Without the records that satisfy all of this: `exclude(a=1, b=2)` is not (a = 1 and b = 2).
 
         A null equals nothing but null, so `exclude(a=1)` keeps the records in which `a` is null.
         """
-        return self._narrowed(~Q(*conditions, **lookups))
+        return self._narrowed(asking.resolved(self._schema, ~Q(*conditions, **lookups)))
 
-    def _narrowed(self, asked: Q) -> Self:
-        schema = self._schema
-        expression = asking.resolved(schema, asked)
+    def _narrowed(self, expression: Expression | None) -> Self:
         if expression is None:
             return self
-        known = dict(self._known)
+        schema, known = self._schema, dict(self._known)
         test = to_test(schema, expression, known)
         known.update(equalities(expression))
         return replace(

@@ -138,9 +138,13 @@ class SortedField(Field[T]):
     def range(self, tail: str, bounds: tuple[tuple[str, Any], ...]) -> Test:
         """The records whose value satisfies all the bounds."""
         # Of several bounds on one side the narrowest; the strict one of two that are equal.
-        scored = [(op, self.score(value)) for op, value in bounds]
-        lows = [(float(score), op == "gt", score) for op, score in scored if op in ("ge", "gt")]
-        highs = [(-float(score), op == "lt", score) for op, score in scored if op in ("le", "lt")]
+        lows, highs = [], []
+        for op, value in bounds:
+            score = self.score(value)
+            if op in ("ge", "gt"):
+                lows.append((float(score), op == "gt", score))
+            else:
+                highs.append((-float(score), op == "lt", score))
         _, above, low = max(lows, default=(0.0, False, "-inf"))
         _, below, high = max(highs, default=(0.0, False, "+inf"))
         if self.codec.number is None:

@@ -9,6 +9,9 @@ from popoto_async.plan import Range, Test
 
 def narrowed(tests: Iterable[Test]) -> list[Test]:
     """The tests of a conjunction with one range for each order at most: a window costs what is in it."""
+    tests = list(tests)
+    if len(tests) == 1:
+        return tests
     found: dict[object, Test] = {}
     for number, test in enumerate(tests):
         place: object = (test.index, test.tail) if isinstance(test, Range) else number

@@ -121,12 +121,17 @@ def equalities(expression: Expression) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(expression, And):
         for child in expression.children:
-            found.update(equalities(child))
+            if not isinstance(child, Condition):
+                found.update(equalities(child))
+            elif child.lookup == "eq":
+                found[child.field] = child.value
     return found
 
 
 def partition_tail(schema: Schema, field: Field[Any], known: Known) -> str:
     """The partition that a query is about. MissingPartition names what the query doesn't say."""
+    if not field.partition:
+        return ""
     missing = [name for name in field.partition if name not in known]
     if missing:
         names = ", ".join(missing)
@@ -162,10 +167,13 @@ def to_test(schema: Schema, expression: Expression, known: Known) -> Test:
         if not isinstance(child, Condition):
             tests.append(to_test(schema, child, known))
             continue
-        group = next((group for group in groups if child.lookup not in group.get(child.field, {})), None)
-        if group is None:
-            groups.append(group := {})
-        group.setdefault(child.field, {})[child.lookup] = child.value
+        for group in groups:
+            lookups = group.setdefault(child.field, {})
+            if child.lookup not in lookups:
+                break
+        else:
+            groups.append({child.field: (lookups := {})})
+        lookups[child.lookup] = child.value
     for group in groups:
         for name, lookups in group.items():
             field = schema.fields[name]

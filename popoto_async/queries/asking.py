@@ -20,17 +20,14 @@ def resolved(schema: Schema, asked: Any) -> Expression | None:
     if isinstance(asked, Condition):
         return checked(schema, asked)
     if isinstance(asked, Q):
-        said = _all_resolved(schema, asked.conditions)
-        said.extend(parse_lookup(schema, name, value) for name, value in asked.lookups)
-        return And(tuple(said)) if said else None
+        return all_of(schema, asked.conditions, asked.lookups)
     if isinstance(asked, Through):
         return asked
     if isinstance(asked, Not):
         child = resolved(schema, asked.child)
         return None if child is None else Not(child)
     if isinstance(asked, And):
-        said = _all_resolved(schema, asked.children)
-        return And(tuple(said)) if said else None
+        return all_of(schema, asked.children, ())
     if isinstance(asked, Or):
         said = _all_resolved(schema, asked.children)
         return said[0] if len(said) == 1 else Or(tuple(said)) if said else None
@@ -42,6 +39,14 @@ def resolved(schema: Schema, asked: Any) -> Expression | None:
     )
 
 
+def all_of(schema: Schema, conditions: Iterable[Any], lookups: Iterable[tuple[str, Any]]) -> And | None:
+    """As `resolved`: all of these, and of what keywords say, have to hold."""
+    said = _all_resolved(schema, conditions)
+    for name, value in lookups:
+        said.append(parse_lookup(schema, name, value))
+    return And(tuple(said)) if said else None
+
+
 def _all_resolved(schema: Schema, asked: Iterable[Any]) -> list[Expression]:
     return [found for each in asked if (found := resolved(schema, each)) is not None]
 
@@ -50,12 +55,15 @@ def distance(schema: Schema, expression: Expression) -> tuple[ByDistance, str] |
     """The distance that a conjunction asks to be told, and its unit."""
     if not isinstance(expression, And):
         return None
-    lookups: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
+    inner: list[And] = []
     for child in expression.children:
-        if isinstance(child, Condition):
-            lookups.setdefault(child.field, {})[child.lookup] = child.value
-    found = [schema.fields[name].distances(asked) for name, asked in lookups.items()]
-    found.extend(distance(schema, child) for child in expression.children)
+        if isinstance(child, And):
+            inner.append(child)
+        elif isinstance(child, Condition) and schema.fields[child.field].parameters:
+            measured.setdefault(child.field, {})[child.lookup] = child.value
+    found = [schema.fields[name].distances(asked) for name, asked in measured.items()]
+    found.extend(distance(schema, child) for child in inner)
     return next((wanted for wanted in found if wanted), None)
 
 
