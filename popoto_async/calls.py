@@ -15,6 +15,9 @@ from popoto_async.tracing import Trace
 _READS = {"load", "select", "fetch", "audit", "members", "tell", "weigh", "behind"}
 """Operations that change nothing, though the writing script may run them (it sweeps expired records)."""
 
+_SHOW = {"load", "select", "fetch"}
+"""Those among them that need no more of a model than its `Layout.brief`."""
+
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -105,13 +108,13 @@ def models_of(operation: Operation) -> Collection[str]:
 class Call:
     """A call ready to send (`docs/architecture.md`): the operations of some tickets, and their values."""
 
-    __slots__ = ("_guarded", "_guards", "_loads", "_models", "_numbers", "_operations", "tickets", "values", "writes")
+    __slots__ = ("_brief", "_guarded", "_guards", "_models", "_numbers", "_operations", "tickets", "values", "writes")
 
     def __init__(self, tickets: list[Ticket]) -> None:
         self.tickets = tickets
         self.writes = any(map(_writes, tickets))
         self.values: list[bytes] = []
-        self._loads = not self.writes and all(ticket.operation.name == "load" for ticket in tickets)
+        self._brief = not self.writes and all(ticket.operation.name in _SHOW for ticket in tickets)
         self._models: list[msgspec.Raw] = []
         self._numbers: dict[Any, int] = {}
         self._guards: list[dict[str, int]] = []
@@ -152,7 +155,7 @@ class Call:
     def _model(self, layout: Layout) -> int:
         m = self._numbers.get(layout.identity)
         if m is None:
-            self._models.append(msgspec.Raw(layout.loads if self._loads else layout.wire))
+            self._models.append(msgspec.Raw(layout.brief if self._brief else layout.wire))
             m = self._numbers[layout.identity] = len(self._models)
         return m
 

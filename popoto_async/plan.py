@@ -224,8 +224,8 @@ class Layout(msgspec.Struct, frozen=True):
     klass: str
     wire: bytes
     """The `model` map of the header, packed."""
-    loads: bytes
-    """As much of it as loads need."""
+    brief: bytes
+    """As much of it as operations need that show records."""
     identity: Hashable
     models: tuple[str, ...]
     """The class key, as operations have it that are about this model alone."""

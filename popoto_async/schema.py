@@ -212,8 +212,8 @@ class Binding:
         if added:
             wire["late"] = "\n".join(lines) + _built(kept, lines)
         identity = (self.keys.klass, events, *lines, stored, *kept, *added)
-        loads = wire if schema.beside else {"exp": wire["exp"], "fields": wire["fields"]}
-        packed = msgspec.msgpack.encode(wire), msgspec.msgpack.encode(loads)
+        brief = wire if schema.beside else {name: wire[name] for name in ("class", "exp", "fields")}
+        packed = msgspec.msgpack.encode(wire), msgspec.msgpack.encode(brief)
         self.layout = Layout(schema.model, self.keys.klass, *packed, identity, (self.keys.klass,))
 
     def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
