@@ -13,7 +13,7 @@ local later = {}
 -- include: lib/collect.lua
 
 -- The conditions that candidates have to pass besides, and candidates that come in another order than the one asked for.
--- later: lib/driver.lua lib/filter.lua lib/sources.lua lib/order.lua lib/sorted.lua
+-- later: lib/driver.lua lib/filter.lua lib/together.lua lib/sources.lua lib/order.lua lib/sorted.lua
 -- Kinds of conditions and orders that few queries have.
 -- later: lib/rare_filters.lua lib/rare_sizes.lua lib/owners.lua lib/comparisons.lua lib/exact.lua lib/geo.lua lib/rings.lua
 -- later: lib/texts.lua lib/values.lua lib/via.lua lib/targets.lua

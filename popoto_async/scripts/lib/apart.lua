@@ -39,7 +39,7 @@ local function cheapest(query)
   if where.t ~= 'and' then
     return 1, where
   end
-  local number = estimate.cheapest(where, query.model)
+  local number = later.together.cheapest(where, query.model)
   return number, where.n[number] or {t = 'all'}
 end
 

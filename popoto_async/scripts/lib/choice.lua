@@ -13,7 +13,7 @@ function choice.until_full(query, size, term)
   local share, weight = 1, 1
   for number, other in ipairs(query.terms) do
     if number ~= term then
-      share, weight = share * estimate.share(other, query.model), weight + other.weight
+      share, weight = share * later.together.share(other, query.model), weight + other.weight
     end
   end
   local candidates = math.min(size, query.want / share)
@@ -76,7 +76,7 @@ function choice.plan(query)
   end
   best.rival = rival
   local where = query.where
-  local cheapest = where.t == 'and' and estimate.cheapest(where, query.model) or 1
+  local cheapest = where.t == 'and' and later.together.cheapest(where, query.model) or 1
   if best.kind ~= 'drive' and rival <= 2 * query.budget and not (best.kind == 'walk' and best.term == cheapest) then
     later.apart.set(query)
   end

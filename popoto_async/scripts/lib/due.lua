@@ -3,6 +3,5 @@
 -- include: lib/writes.lua
 
 local function has_due(model, now)
-  local first = run('ZRANGE', model.exp, '0', '0', 'WITHSCORES')
-  return first[2] ~= nil and tonumber(first[2]) <= now
+  return run('ZCOUNT', model.exp, '-inf', now) > 0
 end

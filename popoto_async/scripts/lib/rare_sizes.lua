@@ -38,3 +38,11 @@ local rare_sizes = {
 rare_sizes['or'] = function(node, model)
   return math.min(estimate.all(model), sum(node.n, function(child) return estimate.size(child, model) end))
 end
+
+rare_sizes['and'] = function(node, model)
+  local least = estimate.all(model)
+  for _, child in ipairs(node.n) do
+    least = math.min(least, estimate.size(child, model))
+  end
+  return least
+end

@@ -80,7 +80,7 @@ function by_type.via(node, model, picks)
 end
 
 by_type['and'] = function(node, model, picks)
-  local chosen = node.n[pick(picks, function() return (estimate.cheapest(node, model)) end)]
+  local chosen = node.n[pick(picks, function() return (later.together.cheapest(node, model)) end)]
   local found = sources.of(chosen or {t = 'all'}, model, picks)
   for _, source in ipairs(found) do
     later.driver.add_tests(source, node.n, chosen)
