@@ -171,7 +171,9 @@ def require_key(schema: Schema, state: State) -> None:
 def fill(cls: Any, key: str, row: Texts) -> Any:
     """An instance from the stored texts of a schema's columns (None: null)."""
     schema: Schema = cls._meta
-    state: State = {"_key": key, "_stored": row}
+    instance = cls.__new__(cls)
+    state: State = instance.__dict__
+    state["_key"], state["_stored"] = key, row
     try:
         for name, decode, raw in zip(schema.columns, schema.decoders, row, strict=False):
             state[name] = None if raw is None else decode(raw)
@@ -182,8 +184,6 @@ def fill(cls: Any, key: str, row: Texts) -> Any:
     if schema.options.versioned:
         version = row[len(schema.fields)]
         state["_version"] = None if version is None else version.decode()
-    instance = cls.__new__(cls)
-    object.__setattr__(instance, "__dict__", state)
     return instance
 
 
