@@ -121,9 +121,11 @@ class Call:
         self._guarded: dict[int, int] = {}
         self._operations = [self._place(run) for run in _runs(tickets)]
 
-    def header(self, lane: str | None = None, sequence: str | None = None, resend: bool | None = None) -> bytes:
+    def header(
+        self, clock: bool, lane: str | None = None, sequence: str | None = None, resend: bool | None = None
+    ) -> bytes:
         """What scripts read first: these items, each packed, one after the other."""
-        items = (self._models, self._operations, self._guards or None, lane, sequence, resend)
+        items = (self._models, self._operations, self._guards or None, lane, sequence, resend, clock or None)
         return _encode(items)[1:]  # a list of so few begins with one byte
 
     def _place(self, run: list[Operation]) -> dict[str, Any]:

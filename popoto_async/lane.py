@@ -158,11 +158,15 @@ class Lane:
         call = self.call or self._pack()
         if call is None:
             return
-        header = call.header(self._key, f"{self._sequence:016}", self._left or None) if call.writes else call.header()
+        self._sent = self._loop.time()
+        clock = self._clock.is_old(self._sent)
+        if call.writes:
+            header = call.header(clock, self._key, f"{self._sequence:016}", self._left or None)
+        else:
+            header = call.header(clock)
         command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
         self._stats.resent += self._left
         self._had_left, self._left = self._left, True
-        self._sent = self._loop.time()
         key = call.tickets[0].operation.layout.klass
         wire.write(command, self._script.sha, 1, key, header, *call.values)
         if not self._answered:
@@ -233,7 +237,8 @@ class Lane:
             if call.writes:
                 self._remembered = time.monotonic()
                 self._has_written = True
-            self._clock.learn(micros / 1e6, self._sent, self._loop.time())
+            if micros:
+                self._clock.learn(micros / 1e6, self._sent, self._loop.time())
             self._patient = True
             self._stats.round_trips += 1
             self._stats.operations += len(call.tickets)

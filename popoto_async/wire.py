@@ -79,21 +79,28 @@ class Clock:
     """
 
     DRIFT = 1e-4
+    LASTING = 1.0
+    """Seconds after which the server is asked again, by the next call."""
 
     def __init__(self, local: Callable[[], float] = time.monotonic) -> None:
         self._local = local
         self._offset = 0.0
         self._error = math.inf
         self._learned = 0.0
+        self._heard = 0.0
         self.known = False
         """Whether a server was ever asked."""
 
     def learn(self, seconds: float, sent: float, received: float, *, afresh: bool = False) -> None:
         """A reply received at `received` to a call sent at `sent` (both of the local clock) said `seconds` of 1970."""
-        error = (received - sent) / 2
+        self._heard, error = received, (received - sent) / 2
         if afresh or error <= self._error + self.DRIFT * (received - self._learned):
             self._offset, self._error, self._learned = seconds - (sent + received) / 2, error, received
             self.known = True
+
+    def is_old(self, local: float) -> bool:
+        """Whether the server's time should be asked for again; `local` is the local clock's."""
+        return local - self._heard > self.LASTING
 
     def now(self) -> float:
         """The server's time in seconds of 1970."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from popoto_async import (
 )
 from popoto_async.wire import Clock, address, shown
 from tests.proxy import FaultProxy
-from tests.servers import Server, dump, other_clients, until
+from tests.servers import Server, count_commands, dump, other_clients, until
 
 pytestmark = pytest.mark.anyio
 
@@ -885,6 +886,29 @@ def test_the_clock_believes_exact_replies_more_than_slow_ones() -> None:
     assert clock._offset == pytest.approx(990.4995)
     clock.learn(5000.0, 50.0, 53.0, afresh=True)  # another server
     assert clock._offset == pytest.approx(4948.5)
+
+
+def test_what_the_clock_heard_lasts_a_second_even_if_it_was_too_slow_to_count() -> None:
+    clock = Clock()
+    assert clock.is_old(10.0)
+    clock.learn(1000.0, 10.0, 10.002)
+    assert (clock.is_old(10.9), clock.is_old(11.1)) == (False, True)
+    clock.learn(1001.2, 11.1, 11.6)
+    assert (clock.is_old(12.5), clock.is_old(12.7)) == (False, True)
+
+
+@pytest.mark.parametrize(("lasting", "asked"), [(math.inf, 0), (-1.0, 6)])
+async def test_calls_ask_for_the_servers_time_where_that_known_is_old(
+    clean_server: Server, monkeypatch: pytest.MonkeyPatch, lasting: float, asked: int
+) -> None:
+    monkeypatch.setattr(Clock, "LASTING", lasting)
+    async with connect(clean_server.url):
+        await Stamped.create(title="first")
+        with count_commands(clean_server) as counted:
+            for title in "abc":
+                await Stamped.create(title=title)
+                assert await Stamped.load(title=title)
+        assert counted.calls["time"] == asked
 
 
 async def test_times_are_the_servers(clean_server: Server) -> None:

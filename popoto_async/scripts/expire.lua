@@ -2,6 +2,7 @@
 -- keys: the record, the keys beside it, $Man, $Exp
 -- args: op.key; op.ttl (ms from now) or op.deadline (ms of 1970); neither: the record stays
 -- reply: ok deadline | gone | foreign key type
+-- include: lib/clock.lua
 -- include: lib/expiry.lua
 
 operations.expire = function(call, op, model)
@@ -12,7 +13,7 @@ operations.expire = function(call, op, model)
   if not old.mark then
     return {'gone'}
   end
-  local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl))
+  local deadline = op.deadline or (op.ttl and deadline_in(call, op.ttl))
   if not deadline then
     if forget_deadline(model, op.key) then
       redis.call('HSET', op.key, '$', store_manifest(model, op.key, old, old.text, false))

@@ -31,7 +31,7 @@ end
 
 operations.matching = function(call, op, model)
   local query, step = condition(call.guards[op.guard], model), op.ops[1]
-  tree.now = call.now
+  tree.call = call
   tree.at, tree.view = query.op.at, view_of(query.fields)
   if #later.filter(query.where, {op.key}, tree.view) == 0 then
     return {'unmatched'}

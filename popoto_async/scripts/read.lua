@@ -1,7 +1,7 @@
 -- purpose: the operations that only read, for EVALSHA_RO, replicas and servers at maxmemory
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in µs, outcomes
+-- reply: time in µs or false, outcomes
 
 local operations = {}
 -- include: lib/main.lua
@@ -15,10 +15,13 @@ for i = 1, #ops do
     -- Where expired records wait, this script can't sweep them: the writing one has to answer.
     blamed = model.exp
     local first = redis.pcall('ZRANGE', model.exp, '0', '0', 'WITHSCORES')
-    model.refusal = first[2] ~= nil and tonumber(first[2]) <= call.now and {'due'}
+    model.refusal = false
     if first.err then
       -- include: lib/failure.lua
       model.refusal = failure(first)
+    elseif first[2] then
+      -- include: lib/clock.lua
+      model.refusal = tonumber(first[2]) <= now_of(call) and {'due'}
     end
   end
   op.at = op.at or 2

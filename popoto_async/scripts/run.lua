@@ -1,7 +1,7 @@
 -- purpose: every operation, writing ones included
 -- keys: the class key of the first operation; all others share its hash tag
 -- args: the header, then the values it refers to
--- reply: time in µs, outcomes (false: ok, with nothing to tell; the time alone, where all are) | refused | unknown
+-- reply: time in µs or false, outcomes (false: ok, with nothing to tell; the time alone, where all are) | refused | unknown
 
 local operations = {}
 -- include: lib/main.lua
@@ -81,4 +81,4 @@ if not answered then
     return done  -- a replica: none of this was done, and another server may be the one to ask
   end
 end
-return told and reply or micros
+return told and reply or reply[1]

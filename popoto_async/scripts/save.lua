@@ -8,7 +8,7 @@ local later = {}
 -- include: lib/entries.lua
 -- include: lib/inline.lua
 -- later: lib/change.lua lib/afterwards.lua lib/obstacles.lua lib/claims.lua lib/expected.lua lib/built.lua
--- later: lib/hash.lua lib/manifest.lua lib/moves.lua lib/registering.lua lib/beside.lua lib/expiry.lua lib/increment.lua lib/stream.lua
+-- later: lib/clock.lua lib/hash.lua lib/manifest.lua lib/moves.lua lib/registering.lua lib/beside.lua lib/expiry.lua lib/increment.lua lib/stream.lua
 
 -- Most saves are of a new record, under a key of which nothing is left: that is all here, less what few models need.
 operations.save = function(call, op, model)
@@ -23,7 +23,7 @@ operations.save = function(call, op, model)
   if refused then
     return refused
   end
-  local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl))
+  local deadline = op.deadline or (op.ttl and later.deadline_in(call, op.ttl))
   if model.unregistered then
     later.register_slots(model)
   end

@@ -59,6 +59,6 @@ local function answer(op, model)
 end
 
 operations.select = function(call, op, model)
-  tree.now = call.now
+  tree.call = call
   return op.explain and later.explain(op, model, answer) or (answer(op, model))
 end

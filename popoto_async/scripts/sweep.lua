@@ -2,9 +2,10 @@
 -- keys: the expired records, the keys beside them, the index keys their manifests name, $Class, $Man, $Exp
 -- args: none
 -- reply: ok swept more (1 when more are waiting)
+-- include: lib/clock.lua
 -- include: lib/expiry.lua
 
 operations.sweep = function(call, op, model)
-  local more, swept = sweep_due(model, call.now, SWEEP)
+  local more, swept = sweep_due(model, now_of(call), SWEEP)
   return {'ok', swept, more and 1 or 0}
 end

@@ -9,7 +9,7 @@ local function afterwards(call, op, model, key, deadline, version, value, ended)
   end
   if model.versioned then
     -- Never a version that an earlier record under this key had, so it starts at the clock.
-    version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
+    version = string.format('%.0f', version and tonumber(version) + 1 or later.micros_of(call))
     redis.call('HSET', key, '$v', version)
   end
   if deadline then

@@ -93,7 +93,7 @@ local function change(call, op, model)
   end
 
   local expires = run('ZSCORE', model.exp, from)
-  local deadline = op.deadline or (op.ttl and string.format('%.0f', call.now + op.ttl)) or
+  local deadline = op.deadline or (op.ttl and later.deadline_in(call, op.ttl)) or
     (not inserting and not op.persist and expires) or nil
   if model.unregistered then
     later.register_slots(model)

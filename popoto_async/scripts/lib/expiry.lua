@@ -1,6 +1,7 @@
 -- purpose: records with a deadline: set, forget, and sweep what is due
 -- defines: SWEEP, set_deadline, end_record, keep_record, forget_deadline, forget_manifest, remove_record, sweep, sweep_due
 -- include: lib/beside.lua
+-- include: lib/clock.lua
 -- include: lib/manifest.lua
 -- include: lib/moves.lua
 
@@ -20,7 +21,7 @@ end
 local function end_record(call, model, key, deadline)
   redis.call('PEXPIREAT', key, deadline)
   each_beside(model, key, 'PEXPIREAT', deadline)
-  if tonumber(deadline) <= call.now then
+  if tonumber(deadline) <= now_of(call) then
     model.ready = nil
   end
 end

@@ -1,6 +1,7 @@
 -- purpose: changing records because of what they refer to
 -- defines: MOST_REFERRERS, slot_of, names_of, refer, refer_later, referred, settle_references, remember_hash, unheard, tell_deleted
 -- include: lib/claims.lua
+-- include: lib/clock.lua
 -- include: lib/expiry.lua
 -- include: lib/streams.lua
 
@@ -119,7 +120,7 @@ local function settle_references(later, call)
     if change.m.versioned then
       version = redis.call('HGET', key, '$v')
       if not change.versioned_already then
-        version = string.format('%.0f', version and tonumber(version) + 1 or call.micros)
+        version = string.format('%.0f', version and tonumber(version) + 1 or micros_of(call))
         redis.call('HSET', key, '$v', version)
       end
     end

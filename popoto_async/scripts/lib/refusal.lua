@@ -9,7 +9,7 @@ local function make_ready(call, model)
   model.refusal = slots_differ(model)
   local plain = redis.call('EXISTS', model.exp, model.man, model.alias) == 0
   bare[model.class] = plain
-  model.due = not plain and not model.refusal and has_due(model, call.now) and
+  model.due = not plain and not model.refusal and has_due(call, model) and
     operations.sweep(call, {}, model)[3] == 1
 end
 

@@ -1,5 +1,6 @@
 -- purpose: what stands on the server for a record, whatever state it is in; nothing that is read is trusted
 -- defines: entries_of, is_living, occupies, unlisted, is_value, deadline_of, deadlines_agree, amiss
+-- include: lib/clock.lua
 -- include: lib/writes.lua
 -- include: lib/manifest.lua
 -- include: lib/errors.lua
@@ -67,7 +68,7 @@ local function deadline_of(call, key)
     return at >= 0 and at or nil, 0
   end
   local left = redis.call('PTTL', key)
-  return left >= 0 and call.now + left or nil, SLACK
+  return left >= 0 and now_of(call) + left or nil, SLACK
 end
 
 local function deadlines_agree(ends, listed, slack)

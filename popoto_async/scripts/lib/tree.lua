@@ -2,9 +2,9 @@
 -- defines: tree
 -- include: lib/view.lua
 
--- `at`: where the values of the operation under way begin in ARGV. `now`: the time of the call in ms. `view`: what pays
--- for what is read of other models.
-local tree = {at = 0, now = 0}
+-- `at`: where the values of the operation under way begin in ARGV. `call`: the call, for its clock. `view`: what pays for
+-- what is read of other models.
+local tree = {at = 0}
 
 local reads_records = {stored = true, text = true, near = true, box = true, via = true}
 

@@ -1,5 +1,6 @@
 -- purpose: conditions on the records that references lead to
 -- defines: via
+-- include: lib/clock.lua
 -- include: lib/tree.lua
 -- include: lib/view.lua
 
@@ -37,7 +38,7 @@ end
 -- Expired records that were not swept yet stand in indexes, though they are gone.
 local function is_behind(m)
   if m.due == nil then
-    m.due = #redis.call('ZRANGEBYSCORE', m.exp, '-inf', tree.now, 'LIMIT', 0, 1) > 0
+    m.due = #redis.call('ZRANGEBYSCORE', m.exp, '-inf', now_of(tree.call), 'LIMIT', 0, 1) > 0
   end
   return m.due
 end
