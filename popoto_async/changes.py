@@ -72,14 +72,14 @@ class Change:
             state[field.name] = field.stamp(state.get(field.name), when, inserting)
         return frozenset(name for name, value in self.before.items() if value is not state[name])
 
-    def _encode(self, names: frozenset[str] | None = None) -> dict[str, bytes]:
+    def _encode(self, names: frozenset[str] | None = None) -> list[Any]:
         try:
             return encode(self.schema, self.state, names)
         except BaseException:
             self.withdraw()
             raise
 
-    def _remember(self, stored: Mapping[str, bytes | None], outcome: Outcome) -> None:
+    def _remember(self, stored: Mapping[str, bytes | None] | list[Any], outcome: Outcome) -> None:
         state = self.state
         state["_key"], state["_stored"] = self.key, stored
         for name in self.schema.beside:
@@ -156,7 +156,7 @@ class Update(Change):
             raise _no_such(schema, if_exists)
         stamped = self._stamp(now, inserting=False) if schema.stamped else frozenset()
         names = names if names is None else names | stamped
-        encoded = self._encode(names)
+        encoded = dict(zip(schema.fields, self._encode(names), strict=True))
         stored = stored_texts(schema, state)
         partial = "_stub" in state  # of which what was assigned is known to be different
         self.changed = {

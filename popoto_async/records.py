@@ -124,27 +124,24 @@ def problems(schema: Schema, state: State, names: frozenset[str] | None = None) 
     return found
 
 
-def encode(schema: Schema, state: State, names: frozenset[str] | None = None) -> dict[str, bytes]:
-    """The stored text of all values that are not null. ValidationError unless those of `names` can be stored.
+def encode(schema: Schema, state: State, names: frozenset[str] | None = None) -> list[Any]:
+    """The stored texts of all fields, None for null. ValidationError unless those of `names` can be stored.
 
     Bytes that could not be decoded stay what they are.
     """
-    encoded = {}
-    for name, field in schema.fields.items():
+    row = []
+    for name, checked in schema.encoders:
         value = state.get(name)
-        if value is not None:
-            text = field.checked(value)
-            if text is not None:
-                encoded[name] = text
-                continue
-        elif field.null or field.stamps or name not in state:
-            continue
-        if names is None or name in names:
-            raise invalid(schema, state, names)
+        text = None if value is None else checked(value)
+        if text is None and (names is None or name in names) and (value is not None or name in state):
+            field = schema.fields[name]
+            if value is not None or not (field.null or field.stamps):
+                raise invalid(schema, state, names)
+        row.append(text)
     corrupt = state.get("_corrupt")
     if corrupt:
-        encoded.update({name: raw for name, raw in corrupt.items() if name not in state})
-    return encoded
+        row = [text if name in state else corrupt.get(name) for name, text in zip(schema.fields, row, strict=True)]
+    return row
 
 
 def invalid(schema: Schema, state: State, names: frozenset[str] | None = None) -> ValidationError:

@@ -14,7 +14,8 @@ from popoto_async.fields.base import Field
 from popoto_async.fields.composite import CompositeIndex
 from popoto_async.fields.relationship import Relationship
 from popoto_async.keys import ModelKeys, model_keys
-from popoto_async.plan import BESIDE, MEMBER, Index, Layout
+from popoto_async.plan import BESIDE, MEMBER, Entry, Index, Layout
+from popoto_async.types import Row
 
 LISTED = "\t"
 """Stands in a line of the slot table before each key that lists the index's values; no key contains it."""
@@ -51,10 +52,12 @@ class Referrer(msgspec.Struct, frozen=True):
 class Schema(msgspec.Struct, frozen=True, eq=False):
     """A model class as planning and databases see it.
 
-    `indexed` holds, in slot order, the fields with indexes; `touches` says which indexes a change of a field touches;
-    `stamped` are the fields that a save fills with the clock; `columns` what a load reads; `beside` the fields
-    whose value stands in a key beside the record, with the index that names it. `referrers` alone grows afterwards:
-    classes that refer to this one are defined later.
+    `touches` says which indexes a change of a field touches; `stamped` are the fields that a save fills with the clock;
+    `columns` what a load reads; `beside` the fields whose value stands in a key beside the record, with the index that
+    names it. What saves and loads ask of each field stands here ready to be called, by name: `encoders`, `entries` (of
+    the fields with indexes), `parts` (of the key); `decoders` by column. `spaced` are the names of all fields as they
+    are sent, with room for a text after each. `referrers` alone grows afterwards: classes that refer to this one are
+    defined later.
     """
 
     model: str
@@ -63,14 +66,16 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
     keys: tuple[Field[Any], ...]
     composites: tuple[CompositeIndex, ...]
     indexes: tuple[Index, ...]
-    indexed: tuple[Field[Any], ...]
     stamped: tuple[Field[Any], ...]
     touches: Mapping[str, frozenset[str]]
     owners: Mapping[str, Field[Any] | CompositeIndex]
     columns: tuple[str, ...]
     key_names: frozenset[str]
     decoders: tuple[Callable[[bytes], Any], ...]
-    raw_names: Mapping[str, bytes]
+    encoders: tuple[tuple[str, Callable[[Any], Any]], ...]
+    entries: tuple[tuple[str, Callable[[Any, Row], tuple[Entry, ...]]], ...]
+    parts: tuple[tuple[str, Callable[[Any], str]], ...]
+    spaced: list[bytes]
     beside: Mapping[str, str]
     referrers: list[Referrer]
 
@@ -80,7 +85,7 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
 
     def key_parts(self, values: Mapping[str, Any]) -> list[str]:
         """The escaped parts of a record's key."""
-        return [field.part(values[field.name]) for field in self.keys]
+        return [part(values[name]) for name, part in self.parts]
 
 
 def build_schema(
@@ -111,14 +116,16 @@ def build_schema(
         keys,
         tuple(composites),
         tuple(indexes),
-        tuple(field for field in fields.values() if any(field is owner for owner in owners.values())),
         tuple(field for field in fields.values() if field.stamps),
         touches,
         owners,
         (*fields, "$v") if options.versioned else tuple(fields),
         frozenset(field.name for field in keys),
         tuple(field.codec.decode for field in fields.values()),
-        {name: name.encode() for name in fields},
+        tuple((name, field.checked) for name, field in fields.items()),
+        tuple((name, field.entries) for name, field in fields.items() if any(field is one for one in owners.values())),
+        tuple((field.name, field.part) for field in keys),
+        [text for name in fields for text in (name.encode(), b"")],
         {name: field.beside for name, field in fields.items() if field.beside},
         [],
     )

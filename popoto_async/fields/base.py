@@ -296,12 +296,13 @@ class Field(Attr[TextT], Declared):
     def part(self, value: Any) -> str:
         """The value as one part of a key or tail: equal for equal values."""
         if value is None:
-            return part(None)
+            return NULL
         if value is COMPUTED:
-            return str(value)
-        if self.codec.token is None:
+            return COMPUTED
+        token = self.codec.token
+        if token is None:
             raise self.refused(f"a {self.type.__name__} can't be part of a key")
-        return escape(self.codec.token(value))
+        return escape(token(value))
 
     def from_part(self, text: str) -> Any:
         """The value of which `part` made this. Any exception means that it can't be told."""

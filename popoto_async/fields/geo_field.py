@@ -23,11 +23,18 @@ EARTH_RADIUS = 6372797.560856
 LATITUDE_LIMIT = 85.05112878
 """Degrees; where Web Mercator (EPSG:3857) ends and the server's geo index with it."""
 
+_BAND = 2 * LATITUDE_LIMIT
+
 UNITS = {"m": 1.0, "km": 1000.0, "ft": 0.3048, "mi": 1609.34}
 """Metres in each unit, as the server's geo commands count."""
 
 _CELLS = 1 << 26
 """In which each of the two is counted; the last one has its far border, too."""
+
+_HALF = 13
+"""Bits of half a cell's number: as many as are spread by one look into a table."""
+
+_LOW = (1 << _HALF) - 1
 
 _new = tuple.__new__  # which a NamedTuple's own function only calls: pages are made of positions
 
@@ -51,17 +58,29 @@ def haversine(a: Coordinates, b: Coordinates) -> float:
     return 2.0 * EARTH_RADIUS * math.asin(math.sqrt(min(1.0, u * u + math.cos(phi_a) * math.cos(phi_b) * v * v)))
 
 
-def _spread(value: int) -> int:
-    """The bits moved to the even places: the binary digits read as those of base 4."""
-    return int(f"{value:b}", 4)
+def _spread_all(bits: int) -> list[int]:
+    """All numbers of so many bits, with these moved to the even places."""
+    found = [0]
+    for bit in range(bits):
+        found += [spread | 1 << 2 * bit for spread in found]
+    return found
+
+
+_SPREAD = _spread_all(_HALF)
 
 
 def geohash(position: Coordinates) -> int:
     """The 52-bit interleaved geohash that GEOADD would store as the score."""
     latitude, longitude = position
-    row = int((latitude + LATITUDE_LIMIT) / (2 * LATITUDE_LIMIT) * _CELLS)
+    row = int((latitude + LATITUDE_LIMIT) / _BAND * _CELLS)
     column = int((longitude + 180.0) / 360.0 * _CELLS)
-    return _spread(row - (row == _CELLS)) | _spread(column - (column == _CELLS)) << 1
+    if row == _CELLS:
+        row -= 1
+    if column == _CELLS:
+        column -= 1
+    high = _SPREAD[row >> _HALF] | _SPREAD[column >> _HALF] << 1
+    low = _SPREAD[row & _LOW] | _SPREAD[column & _LOW] << 1
+    return high << 2 * _HALF | low
 
 
 def _encode(value: Coordinates) -> bytes:
@@ -104,8 +123,11 @@ class GeoField(Field[T]):
 
     def normalise(self, value: Any) -> Any:
         """A pair of numbers becomes Coordinates."""
-        if type(value) is Coordinates and type(value[0]) is float and type(value[1]) is float:
-            return value
+        kind = type(value)
+        if (kind is tuple or kind is Coordinates) and len(value) == 2:
+            latitude, longitude = value
+            if type(latitude) is float and type(longitude) is float:
+                return value if kind is Coordinates else _new(Coordinates, value)
         if isinstance(value, (tuple, list)) and len(value) == 2 and _is_number(value[0]) and _is_number(value[1]):
             try:
                 return Coordinates(float(value[0]), float(value[1]))
@@ -145,7 +167,7 @@ class GeoField(Field[T]):
         """A place in one of the two."""
         if value is None:
             return ()
-        if -LATITUDE_LIMIT <= value.latitude <= LATITUDE_LIMIT:
+        if -LATITUDE_LIMIT <= value[0] <= LATITUDE_LIMIT:
             return (Entry(self._geo, "", str(geohash(value))),)
         return (Entry(self._pole),)
 

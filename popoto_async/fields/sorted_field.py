@@ -96,8 +96,8 @@ class SortedField(Field[T]):
         where = self.tail(row) if self._parts else ""
         if value is None:  # of a record that was stored before the field was declared
             return (Entry(self._null, where),) if self.null else ()
-        score = self.score(value)
-        if self.codec.number is None or self.codec.exact(value):
+        codec, score = self.codec, self.score(value)
+        if codec.number is None or codec.exact(value):
             return (Entry(self._sort, where, score),)
         return (Entry(self._sort, where, score), Entry(self._tie, where, score))
 

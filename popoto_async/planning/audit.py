@@ -101,13 +101,13 @@ def _own_entries(binding: Binding, values: dict[str, Any], unreadable: set[str])
             return found if not unreadable else _without(binding, found, unreadable)
     except Exception:  # a value that no valid record has
         found = []
-    for field in binding.schema.indexed:
+    for name, of_field in binding.schema.entries:
         try:
-            if any(entry.score == "nan" for entry in field.entries(values[field.name], values)):
+            if any(entry.score == "nan" for entry in of_field(values[name], values)):
                 raise ValueError
         except Exception:  # as above: now it is known which
-            unreadable.add(field.name)
-            values[field.name] = None
+            unreadable.add(name)
+            values[name] = None
     try:
         return _without(binding, entries(binding, values), unreadable)
     except Exception:  # nothing of such a record can be told

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from itertools import chain
+from functools import reduce
+from operator import iconcat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from popoto_async.keys import COMPUTED
 from popoto_async.plan import Operation
 from popoto_async.planning.lists import NO_LISTS, split
-from popoto_async.schema import Binding
+from popoto_async.schema import Binding, Schema
 from popoto_async.types import Row
 
 LOAD_COST = 4
@@ -32,12 +33,11 @@ _pack = msgspec.msgpack.Encoder().encode
 def entries(binding: Binding, values: Row, touched: Collection[str] | None = None) -> list[Triple]:
     """The entries that values imply, by slot and tail; those of the touched indexes only, where these are given."""
     slots, schema = binding.slots, binding.schema
-    found = [
-        (slots[entry.name], entry.tail, entry.score)
-        for field in schema.indexed
-        for entry in field.entries(values.get(field.name), values)
-        if touched is None or entry.name in touched
-    ]
+    found = []
+    for name, implied in schema.entries:
+        for entry in implied(values.get(name), values):
+            if touched is None or entry.name in touched:
+                found.append((slots[entry.name], entry.tail, entry.score))
     for composite in schema.composites:
         if touched is None or composite.index.name in touched:
             found.extend((slots[entry.name], entry.tail, entry.score) for entry in composite.entries(values))
@@ -48,11 +48,17 @@ def entries(binding: Binding, values: Row, touched: Collection[str] | None = Non
 
 def pack_entries(triples: list[Triple]) -> bytes:
     """Entries as a manifest stores them."""
-    return _pack(list(chain.from_iterable(triples)))
+    flat: list[int | str] = []
+    return _pack(reduce(iconcat, triples, flat))
 
 
-def _interleave(names: Mapping[str, bytes], encoded: Mapping[str, bytes]) -> list[bytes]:
-    return list(chain.from_iterable(zip(map(names.__getitem__, encoded), encoded.values(), strict=True)))
+def _sets(schema: Schema, row: list[Any]) -> list[bytes]:
+    """The names and texts of a row in turn, without its nulls."""
+    sets = schema.spaced.copy()
+    if None in row:
+        return [item for name, text in zip(sets[::2], row, strict=True) if text is not None for item in (name, text)]
+    sets[1::2] = row
+    return sets
 
 
 def _cost(triples: list[Triple], size: int) -> int:
@@ -63,17 +69,21 @@ def plan_insert(
     binding: Binding,
     key: str,
     values: Row,
-    encoded: Mapping[str, bytes],
+    row: list[Any],
     *,
     if_exists: str,
     timing: Mapping[str, Any],
     found: str | None = None,
 ) -> Operation:
-    """Store a whole record: every field and every entry. `found` names the index whose owner is an answer too."""
-    triples, lists = entries(binding, values), NO_LISTS
-    if binding.schema.beside:
-        encoded, lists = split(binding, encoded, {})
-    arguments = _interleave(binding.schema.raw_names, encoded)
+    """Store a whole record, of which `row` holds the texts: every field and every entry.
+
+    `found` names the index whose owner is an answer too.
+    """
+    schema, triples, lists = binding.schema, entries(binding, values), NO_LISTS
+    if schema.beside:
+        rest, lists = split(binding, dict(zip(schema.fields, row, strict=True)), {})
+        row = [rest.get(name) for name in schema.fields]
+    arguments = _sets(schema, row)
     body = {"sets": len(arguments), **timing, **lists.body}
     if if_exists != "overwrite":
         body["if_exists"] = if_exists
@@ -139,7 +149,7 @@ def plan_update(
     lists = NO_LISTS
     if schema.beside:
         changed, lists = split(binding, changed, stored)
-    arguments = _interleave(schema.raw_names, {name: raw for name, raw in changed.items() if raw is not None})
+    arguments = [item for name, raw in changed.items() if raw is not None for item in (name.encode(), raw)]
     drops = [*(name.encode() for name, raw in changed.items() if raw is None), *lists.drops]
     body = {
         "sets": len(arguments),
