@@ -298,7 +298,7 @@ class Field(Attr[TextT], Declared):
         if value is None:
             return NULL
         if value is COMPUTED:
-            return COMPUTED
+            return str(value)
         token = self.codec.token
         if token is None:
             raise self.refused(f"a {self.type.__name__} can't be part of a key")

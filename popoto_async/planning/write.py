@@ -33,11 +33,12 @@ _pack = msgspec.msgpack.Encoder().encode
 def entries(binding: Binding, values: Row, touched: Collection[str] | None = None) -> list[Triple]:
     """The entries that values imply, by slot and tail; those of the touched indexes only, where these are given."""
     slots, schema = binding.slots, binding.schema
-    found = []
-    for name, implied in schema.entries:
-        for entry in implied(values.get(name), values):
-            if touched is None or entry.name in touched:
-                found.append((slots[entry.name], entry.tail, entry.score))
+    found = [
+        (slots[entry.name], entry.tail, entry.score)
+        for name, implied in schema.entries
+        for entry in implied(values.get(name), values)
+        if touched is None or entry.name in touched
+    ]
     for composite in schema.composites:
         if touched is None or composite.index.name in touched:
             found.extend((slots[entry.name], entry.tail, entry.score) for entry in composite.entries(values))
