@@ -17,6 +17,8 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def spawn() -> Iterator[Spawn]:
     """Start a command; after the test what is left of it is killed, with all that it started."""
+    # A shell starts what runs in its background with SIGINT ignored, which would be inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started: list[subprocess.Popen[str]] = []
 
     def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
@@ -29,3 +31,4 @@ def spawn() -> Iterator[Spawn]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    signal.signal(signal.SIGINT, before)
