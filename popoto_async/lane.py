@@ -29,7 +29,7 @@ from popoto_async.keys import lane_key
 from popoto_async.plan import DONE
 from popoto_async.scripts.loader import Script, load
 from popoto_async.tracing import Stats
-from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire
+from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire, pack
 
 SLICE = 1000
 """Estimated cost of the outcomes handed out in one turn of the loop."""
@@ -164,11 +164,11 @@ class Lane:
             header = call.header(clock, self._key, f"{self._sequence:016}", self._left or None)
         else:
             header = call.header(clock)
-        command = "EVALSHA" if call.writes or not wire.server.has_read_only_scripts else "EVALSHA_RO"
+        command = b"EVALSHA" if call.writes or not wire.server.has_read_only_scripts else b"EVALSHA_RO"
         self._stats.resent += self._left
         self._had_left, self._left = self._left, True
         key = call.tickets[0].operation.layout.klass
-        wire.write(command, self._script.sha, 1, key, header, *call.values)
+        wire.write(pack((command, self._script.sha.encode(), b"1", key.encode(), header, *call.values)))
         if not self._answered:
             # Else when that is handed out: no more than one call's outcomes wait for it.
             wire.listen(self._hear)

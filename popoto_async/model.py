@@ -56,13 +56,11 @@ class Model:
     def __init__(self, /, **values: Any) -> None:
         """Construct with values by field name; unknown names raise, wrong values don't (`is_valid()` tells)."""
         state, fields = self.__dict__, self._meta.fields
-        for name, field in fields.items():
+        for name, normalise, initial in self._meta.makers:
             if name in values:
-                state[name] = field.normalise(values[name])
-            elif field.has_default or field.generates:
-                state[name] = field.normalise(field.initial())
+                state[name] = normalise(values[name])
             else:
-                state[name] = None
+                state[name] = None if initial is None else normalise(initial())
         if not values.keys() <= fields.keys():
             raise unknown_field(self._meta.model, next(name for name in values if name not in fields), fields)
 

@@ -54,10 +54,10 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
 
     `touches` says which indexes a change of a field touches; `stamped` are the fields that a save fills with the clock;
     `columns` what a load reads; `beside` the fields whose value stands in a key beside the record, with the index that
-    names it. What saves and loads ask of each field stands here ready to be called, by name: `encoders`, `entries` (of
-    the fields with indexes), `parts` (of the key); `decoders` by column. `spaced` are the names of all fields as they
-    are sent, with room for a text after each. `referrers` alone grows afterwards: classes that refer to this one are
-    defined later.
+    names it. What is asked of each field stands here ready to be called, by name: `makers` (what an assigned value
+    becomes, and the initial one), `encoders`, `entries` (of the fields with indexes), `parts` (of the key); `decoders`
+    by column. `spaced` are the names of all fields as they are sent, with room for a text after each. `referrers` alone
+    grows afterwards: classes that refer to this one are defined later.
     """
 
     model: str
@@ -72,6 +72,7 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
     columns: tuple[str, ...]
     key_names: frozenset[str]
     decoders: tuple[Callable[[bytes], Any], ...]
+    makers: tuple[tuple[str, Callable[[Any], Any], Callable[[], Any] | None], ...]
     encoders: tuple[tuple[str, Callable[[Any], Any]], ...]
     entries: tuple[tuple[str, Callable[[Any, Row], tuple[Entry, ...]]], ...]
     parts: tuple[tuple[str, Callable[[Any], str]], ...]
@@ -122,6 +123,10 @@ def build_schema(
         (*fields, "$v") if options.versioned else tuple(fields),
         frozenset(field.name for field in keys),
         tuple(field.codec.decode for field in fields.values()),
+        tuple(
+            (name, field.normalise, field.initial if field.has_default or field.generates else None)
+            for name, field in fields.items()
+        ),
         tuple((name, field.checked) for name, field in fields.items()),
         tuple((name, field.entries) for name, field in fields.items() if any(field is one for one in owners.values())),
         tuple((field.name, field.part) for field in keys),
