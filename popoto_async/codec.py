@@ -37,15 +37,19 @@ _INT64 = 2**63
 _json = msgspec.json.Encoder().encode
 
 
-def float_text(value: float) -> str:
+def float_bytes(value: float) -> bytes:
     """The shortest text of 15 to 17 significant digits that reads back as the same double."""
     if 1e-4 <= abs(value) < 1e15:  # where JSON has the same digits, and no exponent; msgspec is quicker than `repr`
-        return _json(float(value)).decode().removesuffix(".0")
+        return _json(float(value)).removesuffix(b".0")
     text = f"{value:.15g}"
-    if float(text) == value:
-        return text
-    text = f"{value:.16g}"
-    return text if float(text) == value else f"{value:.17g}"
+    if float(text) != value:
+        text = f"{value:.16g}"
+    return (text if float(text) == value else f"{value:.17g}").encode()
+
+
+def float_text(value: float) -> str:
+    """The same as a str."""
+    return float_bytes(value).decode()
 
 
 def as_utc(value: datetime) -> datetime:
@@ -245,7 +249,7 @@ _CODECS: dict[type, Codec] = {
     ),
     float: Codec(
         float,
-        lambda v: float_text(v).encode(),
+        float_bytes,
         float,
         token=lambda v: float_text(v + 0.0),
         score=lambda v: v + 0.0,

@@ -274,10 +274,11 @@ class Flight(asyncio.Future[T]):
     def __del__(self) -> None:
         if not self._started:
             warnings.warn(f"{self._name}(…) was never awaited", RuntimeWarning, stacklevel=2)
-        super().__del__()  # the C class has it: it tells of errors that nobody asked for
+        _tell_of_errors(self)  # that nobody asked for
 
 
 _add_done_callback = asyncio.Future.add_done_callback
+_tell_of_errors = asyncio.Future.__del__
 
 _AGAIN = frozenset({b"slots", b"moved", b"due"})
 """Outcomes that mean: plan again."""

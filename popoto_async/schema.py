@@ -84,10 +84,6 @@ class Schema(msgspec.Struct, frozen=True, eq=False):
         """The keys and slots under a namespace, where the server's slot table is `stored`."""
         return Binding(self, namespace, stored)
 
-    def key_parts(self, values: Mapping[str, Any]) -> list[str]:
-        """The escaped parts of a record's key."""
-        return [part(values[name]) for name, part in self.parts]
-
 
 def build_schema(
     model: str, options: Options, fields: Mapping[str, Field[Any]], composites: list[CompositeIndex]
@@ -275,7 +271,7 @@ class Binding:
 
     def record_key(self, values: Mapping[str, Any]) -> str:
         """The key of the record with these values."""
-        return self.keys.record(self.schema.key_parts(values))
+        return self.keys.record([part(values[name]) for name, part in self.schema.parts])
 
 
 def _apart(lines: list[str]) -> dict[str, Any]:

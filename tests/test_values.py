@@ -186,6 +186,24 @@ async def test_negative_zero_is_zero_and_comes_back(db: Database) -> None:
         assert await Zero.query.filter(**lookup).keys() == ["Zero:a"]
 
 
+async def test_a_float_that_shows_itself_in_another_way_is_stored_as_the_number_it_is(db: Database) -> None:
+    class Shown(float):
+        def __repr__(self) -> str:
+            return f"Shown({float(self)})"  # as numpy's do
+
+    class Measure(Model):
+        id = KeyField()
+        plain = Field(type=float)
+        indexed = IndexedField(type=float)
+        ordered = SortedField(type=float)
+
+    await Measure.create(id="a", plain=Shown(0.1), indexed=Shown(-1234.5), ordered=Shown(3.0))
+    row = await Measure.load(id="a")
+    assert row is not None
+    assert (row.plain, row.indexed, row.ordered) == (0.1, -1234.5, 3.0)
+    assert await Measure.query.filter(indexed=-1234.5, ordered__gte=3.0).keys() == ["Measure:a"]
+
+
 async def test_datetimes_are_the_same_instant_in_utc(db: Database) -> None:
     class Event(Model):
         id = KeyField()

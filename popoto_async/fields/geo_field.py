@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
-from popoto_async.codec import Codec, float_text, together
+from popoto_async.codec import Codec, float_bytes, together
 from popoto_async.errors import InvalidLookup, shorten
 from popoto_async.fields.base import Field
 from popoto_async.plan import MEMBER, AllOf, ByDistance, Entry, Index, Near, Test
@@ -84,7 +84,7 @@ def geohash(position: Coordinates) -> int:
 
 
 def _encode(value: Coordinates) -> bytes:
-    return f"{float_text(value[0])},{float_text(value[1])}".encode()
+    return b"%b,%b" % (float_bytes(value[0]), float_bytes(value[1]))
 
 
 def _decode(raw: bytes) -> Coordinates:
