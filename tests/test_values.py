@@ -171,6 +171,23 @@ async def test_ranges_are_exact(db: Database, kind: type) -> None:
             assert await query.count() == len(expected), (lookup, value)
 
 
+async def test_times_of_day_stand_where_they_are_in_utc(db: Database) -> None:
+    class Shift(Model):
+        id = KeyField()
+        start = SortedField(type=time)
+
+    east = timezone(timedelta(hours=2))
+    starts = {"naive": time(11), "utc": time(12, tzinfo=UTC), "east": time(12, 30, tzinfo=east), "same": time(12)}
+    for id, start in starts.items():
+        await Shift.create(id=id, start=start)
+    assert [row.id for row in await Shift.query.order_by("start")] == ["east", "naive", "same", "utc"]
+    assert [row.start for row in await Shift.query.filter(start__lt=time(12, tzinfo=UTC))] == [
+        starts["east"],
+        starts["naive"],
+    ]
+    assert {row.id for row in await Shift.query.filter(start=time(14, tzinfo=east))} == {"same", "utc"}
+
+
 async def test_negative_zero_is_zero_and_comes_back(db: Database) -> None:
     class Zero(Model):
         id = KeyField()
