@@ -126,7 +126,7 @@ ROWS = (
         "range → 100 rows",
         "query",
         "range",
-        Size(20, 7, _STORED),
+        Size(60, 7, _STORED),
         Size(8, 3, _FEW_STORED),
         (_ONE_TRIP, Target("≥ 5 × popoto", "seconds", 1 / 5, "popoto")),
         "ZRANGEBYSCORE, then a pipeline of HGETALL",
