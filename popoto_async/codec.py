@@ -57,8 +57,42 @@ def as_utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# The texts are those of the types themselves: what derives from one may show itself otherwise.
+
+
+def _require_instant(value: datetime) -> None:
+    if value != value:
+        raise ValueError("it names no instant")  # pandas' NaT, which is a datetime all the same
+
+
 def _datetime_text(value: datetime) -> bytes:
-    return as_utc(value).replace(tzinfo=None).isoformat(timespec="microseconds").encode() + b"Z"
+    _require_instant(value)
+    return datetime.isoformat(as_utc(value).replace(tzinfo=None), timespec="microseconds").encode() + b"Z"
+
+
+def _datetime_iso(value: datetime) -> bytes:
+    _require_instant(value)
+    return datetime.isoformat(value).encode()
+
+
+def _date_text(value: date) -> str:
+    return date.isoformat(value)
+
+
+def _time_text(value: time) -> str:
+    return time.isoformat(value, timespec="microseconds")
+
+
+def _int_text(value: int) -> str:
+    return int.__repr__(value)  # `__str__` of an int is that of its class
+
+
+def _decimal_text(value: Decimal) -> str:
+    return Decimal.__str__(value)
+
+
+def _uuid_text(value: UUID) -> str:
+    return UUID.__str__(value)
 
 
 def _datetime_from(raw: bytes) -> datetime:
@@ -77,14 +111,14 @@ def _time_micros(value: time) -> int:
 
 def _time_token(value: time) -> str:
     """Equal for equal times: 12:00 UTC and 13:00+01:00 are one, a naive 12:00 is another."""
-    return value.isoformat("microseconds") if value.utcoffset() is None else f"{_time_micros(value)}Z"
+    return _time_text(value) if value.utcoffset() is None else f"{_time_micros(value)}Z"
 
 
 def _decimal_token(value: Decimal) -> str:
     """Equal for equal numbers: plain digits without trailing zeros, or digits and an exponent for far-off ones."""
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
-        return str(value)
+        return _decimal_text(value)
     text = "".join(map(str, digits)).lstrip("0")
     stripped = text.rstrip("0")
     if not stripped:
@@ -116,10 +150,10 @@ _TAGS: dict[int, Callable[[bytes], Any]] = {
     10: lambda raw: dict(unpack(raw)),
 }
 _WRITERS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
-    Decimal: (1, lambda v: str(v).encode()),
-    datetime: (2, lambda v: v.isoformat().encode()),
-    date: (3, lambda v: v.isoformat().encode()),
-    time: (4, lambda v: v.isoformat().encode()),
+    Decimal: (1, lambda v: _decimal_text(v).encode()),
+    datetime: (2, _datetime_iso),
+    date: (3, lambda v: _date_text(v).encode()),
+    time: (4, lambda v: time.isoformat(v).encode()),
     UUID: (5, lambda v: v.bytes),
     tuple: (7, lambda v: pack(list(v))),
     set: (8, lambda v: _pack_sorted(v)),
@@ -237,9 +271,9 @@ class Codec(msgspec.Struct, frozen=True):
 
 
 _CODECS: dict[type, Codec] = {
-    str: Codec(str, str.encode, bytes.decode, token=lambda v: v, compare="text"),
+    str: Codec(str, str.encode, bytes.decode, token=str.__str__, compare="text"),
     bytes: Codec(bytes, bytes, bytes, compare="text"),
-    int: Codec(int, lambda v: b"%d" % v, int, token=str, score=_safe_float, number=int, compare="number"),
+    int: Codec(int, lambda v: b"%d" % v, int, token=_int_text, score=_safe_float, number=int, compare="number"),
     bool: Codec(
         bool,
         lambda v: b"1" if v else b"0",
@@ -258,7 +292,7 @@ _CODECS: dict[type, Codec] = {
     ),
     Decimal: Codec(
         Decimal,
-        lambda v: str(v).encode(),
+        lambda v: _decimal_text(v).encode(),
         lambda raw: Decimal(raw.decode()),
         token=_decimal_token,
         score=_safe_float,
@@ -276,21 +310,23 @@ _CODECS: dict[type, Codec] = {
     ),
     date: Codec(
         date,
-        lambda v: v.isoformat().encode(),
+        lambda v: _date_text(v).encode(),
         lambda raw: date.fromisoformat(raw.decode()),
-        token=lambda v: v.isoformat(),
+        token=_date_text,
         score=lambda v: float((v.toordinal() - EPOCH.toordinal()) * _DAY),
         compare="text",
     ),
     time: Codec(
         time,
-        lambda v: v.isoformat(timespec="microseconds").encode(),
+        lambda v: _time_text(v).encode(),
         lambda raw: time.fromisoformat(raw.decode()),
         token=_time_token,
         score=lambda v: float(_time_micros(v)),
         compare="text",
     ),
-    UUID: Codec(UUID, lambda v: str(v).encode(), lambda raw: UUID(raw.decode()), token=str, compare="text"),
+    UUID: Codec(
+        UUID, lambda v: _uuid_text(v).encode(), lambda raw: UUID(raw.decode()), token=_uuid_text, compare="text"
+    ),
     **{kind: Codec(kind, pack, unpack) for kind in (list, dict)},
     **{kind: Codec(kind, lambda v: pack(v), lambda raw: unpack(raw)) for kind in (tuple, set)},
 }
@@ -307,10 +343,17 @@ def codec_for(declared: type) -> Codec | None:
     if inner is None or inner.token is None:
         return None
     encode, decode, token = inner.encode, inner.decode, inner.token
+    members = {token(member.value): member for member in declared}
+
+    def member_of(raw: bytes) -> Any:
+        value = decode(raw)  # equal to the member's, but not always to Enum: of naive datetimes it is aware
+        found = members.get(token(value))
+        return declared(value) if found is None else found
+
     return Codec(
         declared,
         lambda member: encode(member.value),
-        lambda raw: declared(decode(raw)),
+        member_of,
         token=lambda member: token(member.value),
         compare=inner.compare,
     )

@@ -554,3 +554,58 @@ async def test_a_record_whose_key_can_not_be_read_is_not_moved(db: Database, cle
     with pytest.raises(CorruptRecord, match="left"):
         await record.save()
     assert snapshot(clean_server) == before
+
+
+@pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")
+async def test_what_is_no_number_compares_like_null(db: Database, clean_server: Server) -> None:
+    """Texts stored when the class declared a text: queries pass over them, who reads the field is told."""
+
+    class Early(Model):
+        name = KeyField()
+        size = Field(type=str)
+        level = Field(type=str, null=True)
+
+        class Meta:
+            name = "Item"
+
+    class Late(Model):
+        name = KeyField()
+        size = Field(type=int)
+        level = Field(type=float, null=True)
+
+        class Meta:
+            name = "Item"
+
+    sizes = {"a": "40", "b": "many", "c": "7", "d": "nan", "e": "12345678901234567890", "f": ""}
+    for name, size in sizes.items():
+        await Early.create(name=name, size=size, level=size if name != "c" else None)
+
+    async def found(**conditions: Any) -> list[str]:
+        return [key[-1] for key in await Late.query.filter(**conditions).order_by("name").keys()]
+
+    assert await found(size=40) == ["a"]
+    assert await found(size__in=[40, 7]) == ["a", "c"]
+    assert [key[-1] for key in await Late.query.exclude(size=40).order_by("name").keys()] == list("bcdef")
+    assert await found(level__in=[40.0, float("inf")]) == ["a"]
+    assert await found(level__isnull=True) == ["c"]
+    for by, order in (("size", "caebdf"), ("-size", "eacfdb")):
+        assert [key[-1] for key in await Late.query.order_by(by).keys()] == list(order)
+        assert [key[-1] for key in await Late.query.order_by(by).limit(2).keys()] == list(order[:2])
+    with pytest.raises(CorruptRecord, match=r"Late\.size: what is stored can't be read"):
+        await Late.query.order_by("size").page(4)
+    assert [row.name for row in await Late.query.order_by("size").page(2)] == ["c", "a"]
+    assert await Late.query.filter(size__in=[7, 40]).delete() == 2
+    assert await Late.query.count() == 4
+
+
+async def test_a_page_that_ends_at_what_can_not_be_read_says_so(db: Database, clean_server: Server) -> None:
+    class Item(Model):
+        name = KeyField()
+        rank = SortedField(type=int)
+
+    for rank in range(3):
+        await Item.create(name=str(rank), rank=rank)
+    clean_server.client.hset("Item:0", "rank", "many")
+    with pytest.raises(CorruptRecord, match=r"Item\.rank") as caught:
+        await Item.query.order_by("rank").page(1)
+    assert caught.value.key == "Item:0"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 from uuid import UUID
 
+import pandas as pd
 import pytest
 
 from popoto_async import (
     BytesField,
+    CorruptRecord,
     Database,
     DatetimeField,
     DictField,
@@ -27,7 +29,11 @@ from popoto_async import (
     TupleField,
     UnindexedFilterWarning,
     UniqueField,
+    UniqueViolation,
+    ValidationError,
+    maintenance,
 )
+from tests.servers import Server
 
 
 class Colour(Enum):
@@ -219,6 +225,149 @@ async def test_a_float_that_shows_itself_in_another_way_is_stored_as_the_number_
     assert row is not None
     assert (row.plain, row.indexed, row.ordered) == (0.1, -1234.5, 3.0)
     assert await Measure.query.filter(indexed=-1234.5, ordered__gte=3.0).keys() == ["Measure:a"]
+
+
+class Level(int, Enum):
+    LOW = 1
+    HIGH = 2
+
+
+class Word(StrEnum):
+    YES = "y"
+
+
+class Tagged(str):
+    __slots__ = ()
+
+
+class Cents(Decimal):
+    def __str__(self) -> str:
+        return f"{super().__str__()} €"
+
+
+class Day(date):
+    def isoformat(self) -> str:
+        return "a day"
+
+
+class Clock(time):
+    def isoformat(self, timespec: str = "auto") -> str:
+        return "a time"
+
+
+class Instant(datetime):
+    def isoformat(self, sep: str = "T", timespec: str = "auto") -> str:
+        return "an instant"
+
+
+class Name(UUID):
+    def __str__(self) -> str:
+        return "a name"
+
+
+DERIVED: list[tuple[Any, Any, Any]] = [  # a value, its plain form, another plain value
+    (Level.HIGH, 2, 3),
+    (Word.YES, "y", "n"),
+    (Tagged("t"), "t", "u"),
+    (Cents("1.10"), Decimal("1.1"), Decimal(9)),
+    (Day(2024, 1, 2), date(2024, 1, 2), date(1, 1, 1)),
+    (Clock(3, 4), time(3, 4), time()),
+    (Instant(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)),
+    (Name(int=7), UUID(int=7), UUID(int=1)),
+]
+
+
+@pytest.mark.filterwarnings("ignore::popoto_async.UnindexedFilterWarning")
+@pytest.mark.parametrize(("value", "plain", "other"), DERIVED, ids=[type(value).__name__ for value, _, _ in DERIVED])
+async def test_a_value_of_a_derived_type_is_stored_as_what_it_derives_from(
+    db: Database, value: Any, plain: Any, other: Any
+) -> None:
+    kind = type(plain)
+
+    class Thing(Model):
+        id = KeyField(type=kind)
+        plain = Field(type=kind)
+        indexed = IndexedField(type=kind)
+        unique = UniqueField(type=kind)
+        several = ListField()
+
+    several = [] if isinstance(value, Enum) else [value]  # which containers refuse
+    await Thing.create(id=value, plain=value, indexed=value, unique=value, several=several)
+    assert (await maintenance.check(Thing)).clean
+    row = await Thing.load(id=plain)
+    assert row is not None
+    assert (row.id, row.plain, row.indexed, row.unique) == (plain,) * 4
+    assert row.several == several
+    assert not several or type(row.several[0]) is kind
+    for found in (plain, value):
+        assert await Thing.query.filter(indexed=found).count() == 1
+        assert await Thing.query.filter(plain=found).count() == 1
+    with pytest.raises(UniqueViolation):
+        await Thing.get_or_create(id=other, defaults={"plain": plain, "indexed": plain, "unique": plain, "several": []})
+
+
+async def test_a_number_of_a_derived_type_is_added(db: Database) -> None:
+    class Count(Model):
+        id = KeyField()
+        whole = Field(type=int, default=1)
+        exact = Field(type=Decimal, default=Decimal("0.10"))
+
+    row = await Count.create(id="a")
+    assert await row.increment("whole", Level.HIGH) == 3
+    assert await row.increment("exact", Cents("1.15")) == Decimal("1.25")
+    for wrong in ("Infinity", "-Infinity", "NaN", "sNaN"):
+        with pytest.raises(ValidationError, match=r"must be finite|can't be stored"):
+            await row.increment("exact", Decimal(wrong))
+
+
+async def test_a_sum_is_no_longer_than_can_be_read(db: Database) -> None:
+    class Count(Model):
+        id = KeyField()
+        whole = Field(type=int)
+
+    row = await Count.create(id="a", whole=10**4298)
+    assert await row.increment("whole", 1) == 10**4298 + 1
+    row.whole = 10**4300 - 1
+    await row.save()
+    with pytest.raises(CorruptRecord, match="to which nothing can be added"):
+        await row.increment("whole", 1)
+    again = await Count.load(id="a")
+    assert again is not None
+    assert again.whole == 10**4300 - 1
+
+
+async def test_what_names_no_instant_is_refused(db: Database, clean_server: Server) -> None:
+    class Event(Model):
+        id = KeyField()
+        at = DatetimeField(null=True)
+        sorted_at = SortedField(type=datetime, null=True)
+        several = ListField(null=True)
+
+    for values in ({"at": pd.NaT}, {"sorted_at": pd.NaT}, {"several": [pd.NaT]}):
+        with pytest.raises(ValidationError, match="names no instant"):
+            await Event.create(id="a", **values)
+    assert clean_server.client.exists("Event:a") == 0
+    stamp = pd.Timestamp("2024-01-02T03:04:05.000006", tz="Asia/Tokyo")
+    await Event.create(id="a", at=stamp, sorted_at=stamp, several=[stamp])
+    row = await Event.load(id="a")
+    assert row is not None
+    assert row.at == row.sorted_at == row.several[0] == stamp
+
+
+async def test_an_enum_of_naive_datetimes_comes_back(db: Database) -> None:
+    class Era(Enum):
+        BEFORE = datetime(1970, 1, 1)
+        AFTER = datetime(2000, 1, 1)
+
+    class Event(Model):
+        id = KeyField()
+        era = IndexedField(type=Era)
+
+    await Event.create(id="a", era=Era.AFTER)
+    row = await Event.load(id="a")
+    assert row is not None
+    assert row.era is Era.AFTER
+    assert await Event.query.filter(era=Era.AFTER).count() == 1
 
 
 async def test_datetimes_are_the_same_instant_in_utc(db: Database) -> None:

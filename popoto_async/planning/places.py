@@ -18,7 +18,7 @@ def ordering_columns(orders: Sequence[tuple[OrderBy, bool]]) -> tuple[str, ...]:
 def place(
     schema: Schema, orders: Sequence[tuple[OrderBy, bool]], key: str, text_of: Callable[[str], bytes | None]
 ) -> Place:
-    """Where a record with these stored texts stands. Raises whatever decoding raises where a text is no value."""
+    """Where a record with these stored texts stands. CorruptRecord where one of them is no value."""
     texts: list[bytes | None] = []
     scores: list[str | None] = []
     for by, _ in orders:
@@ -26,8 +26,12 @@ def place(
         texts.append(text)
         scores.append(None)
         if text is not None and not isinstance(by, ByKey):
-            codec = schema.fields[by.field].codec
-            value: Any = codec.decode(text)
+            field = schema.fields[by.field]
+            codec = field.codec
+            try:
+                value: Any = codec.decode(text)
+            except Exception as error:  # whatever it raises, the text is no value
+                raise field.corrupt(key, text) from error
             if isinstance(by, Walk) and codec.score is not None:
                 scores[-1] = float_text(codec.score(value))
     return Place(key, tuple(texts), tuple(scores))

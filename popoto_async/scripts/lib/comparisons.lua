@@ -1,5 +1,5 @@
 -- purpose: how the values of conditions compare
--- defines: verdicts, comparisons
+-- defines: verdicts, comparisons, comparable
 -- include: lib/bytes.lua
 -- include: lib/decimal.lua
 
@@ -13,3 +13,8 @@ local verdicts = {
   ge = function(sign) return sign >= 0 end,
 }
 local comparisons = {number = decimal.compare, text = bytes.compare, bytes = bytes.compare}
+
+-- A stored text if it can be compared; false for none, and for what should be a number and is not.
+local function comparable(kind, text)
+  return text and (kind ~= 'number' or decimal.is_number(text)) and text
+end

@@ -6,6 +6,8 @@ local decimal = {}
 
 -- Operands further from 1 than this many powers of ten are not written out.
 local FARTHEST_EXPONENT = 400
+-- Digits of the longest sum: Python reads no longer ones.
+local LONGEST = 4300
 -- Digits of one limb: sums of two limbs stay far below 2^53.
 local LIMB = 14
 local BASE = 10 ^ LIMB
@@ -55,7 +57,13 @@ local function compare_normal_forms(a, b)
   return a.sign * bytes.compare(a.digits, b.digits)
 end
 
--- -1, 0 or 1. Rounding to a double keeps the order, so only numbers that share a double are looked at closely.
+-- Whether a text is a number; inf is one, nan is none.
+function decimal.is_number(text)
+  local x = tonumber(text)
+  return x ~= nil and x == x
+end
+
+-- -1, 0 or 1, of numbers. Rounding to a double keeps the order, so only numbers that share a double are looked at closely.
 function decimal.compare(a, b)
   local x, y = tonumber(a), tonumber(b)
   if x ~= y then
@@ -100,7 +108,8 @@ local function plain_text(negative, whole, fraction)
   return negative and text:find('[1-9]') and '-' .. text or text
 end
 
--- The exact sum, with as many digits after the point as the operand that has more; nil if one is too far off.
+-- The exact sum, with as many digits after the point as the operand that has more; nil if one is too far off, or
+-- it would be too long.
 function decimal.add(a, b)
   local left, right = written_out(a), written_out(b)
   if not left or not right then
@@ -108,6 +117,9 @@ function decimal.add(a, b)
   end
   local places = math.max(#left.fraction, #right.fraction)
   local length = math.max(#left.whole, #right.whole) + places + 1
+  if length > LONGEST then
+    return nil
+  end
   length = math.ceil(length / LIMB) * LIMB
   local function aligned(number)
     local digits = number.whole .. number.fraction .. ('0'):rep(places - #number.fraction)

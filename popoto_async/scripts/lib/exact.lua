@@ -20,7 +20,7 @@ function exact.decide(node, members, scores, view)
   for i, member in ipairs(members) do
     local known = node.settled[scores[member]]
     if ties[i] or known == nil then
-      local value = view.value(member, node.f)
+      local value = later.comparable(node.c, view.value(member, node.f))
       known = value and satisfies(node, value)
       if value and not ties[i] then
         node.settled[scores[member]] = known

@@ -28,10 +28,15 @@ end
 -- Texts this short and without an exponent differ exactly when their doubles do.
 local EXACT_DIGITS = 15
 
--- A stored number: as a double where that is exact enough, because most are and doubles compare quickly.
-local function number_mark(text)
-  local short = text and #text <= EXACT_DIGITS and not text:find('[eE]')
-  return short and tonumber(text) or text
+-- The mark of a stored text. A number is a double where that is exact enough, because most are and doubles compare
+-- quickly; what should be a number and is none has no mark.
+local function mark_of(kind, text)
+  if not text or kind ~= 'number' then
+    return text
+  elseif not decimal.is_number(text) then
+    return false
+  end
+  return #text <= EXACT_DIGITS and not text:find('[eE]') and tonumber(text) or text
 end
 
 local function number_text(mark)
@@ -80,7 +85,7 @@ local function marks_of(by, kind, keys, view)
       view.spent = view.spent + COST.measure
       marks[i] = later.geo.distance(by.lat, by.lon, later.geo.position(text))
     else
-      marks[i] = kind == 'number' and number_mark(text) or text
+      marks[i] = mark_of(kind, text)
     end
   end
   return marks
@@ -156,7 +161,7 @@ local function item_at(orders, kinds, after)
     elseif text and by.by == 'distance' then
       item[i] = later.geo.distance(by.lat, by.lon, later.geo.position(text))
     else
-      item[i] = text and kinds[i] == 'number' and number_mark(text) or text
+      item[i] = mark_of(kinds[i], text)
     end
   end
   return item

@@ -51,13 +51,16 @@ end
 rare_filters.near = in_area
 rare_filters.box = in_area
 
--- A missing value is null: equal to nothing, so different from everything, and without a place in any order.
+-- A missing value is null: equal to nothing, so different from everything, and without a place in any order. What is no
+-- value of its type compares alike.
 function rare_filters.stored(node, members, view)
   local compare, verdict = later.comparisons[node.c], later.verdicts[node.op == 'in' and 'eq' or node.op]
   return later.such(members, function(member)
     local value = view.value(member, node.f)
-    if not value or node.op == 'null' then
-      return not value and (node.op == 'null' or node.op == 'ne')
+    if node.op == 'null' then
+      return not value
+    elseif not later.comparable(node.c, value) then
+      return node.op == 'ne'
     end
     for _, at in ipairs(node.v) do
       if verdict(compare(value, ARGV[tree.at + at])) then
