@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from popoto_async.calls import Ticket
@@ -29,6 +29,8 @@ class Backlog:
         self.wake = wake
         """Called when there may be something to take."""
         self.tickets: deque[Ticket] = deque()
+        self.returned: list[Ticket] | None = None
+        """While outcomes are handed out that mean to plan again: what is queued then, before all that waits."""
         self.pending: dict[str, int] = {}
         """Operations not answered yet, by the class key of each model that they are about."""
         self.follower: Backlog | None = None
@@ -37,6 +39,10 @@ class Backlog:
     def add(self, ticket: Ticket) -> None:
         """Queue an operation, or let it join an identical read with no write of its model in between."""
         operation, models = ticket.operation, ticket.models
+        if self.returned is not None:
+            self.returned.append(ticket)
+            self._count(models)
+            return
         if operation.writes:
             if self._joins:
                 for model in models:
@@ -50,9 +56,22 @@ class Backlog:
                 return
             joins[operation.join] = ticket
         self.tickets.append(ticket)
+        self._count(models)
+        self.wake()
+
+    def _count(self, models: Collection[str]) -> None:
         for model in models:
             self.pending[model] = self.pending.get(model, 0) + 1
-        self.wake()
+
+    def again(self, tickets: Iterable[Ticket]) -> None:
+        """Have these planned again: they stand in the queue as they did, before all that was asked later."""
+        returned: list[Ticket] = []
+        self.returned = returned
+        for ticket in tickets:
+            ticket.settle()
+            self.done(ticket)  # only now, so that at no moment another lane takes itself to be the next
+        self.returned = None
+        self.tickets.extendleft(reversed(returned))
 
     def take(self) -> list[Ticket]:
         """The tickets of the next call. None while the first one waits for another lane."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from popoto_async.errors import ModelException, ValidationError, shorten
+from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
 from popoto_async.fields.relationship import relations
 from popoto_async.outcomes import failure
 from popoto_async.plan import Guard, Operation, Outcome, Test
@@ -40,13 +40,15 @@ class Change:
         self.schema, self.state, self.value = schema, state, value
         self.key: str = state.get("_key") or ""
         self.before: State = {}
+        self.stamps: State = {}
 
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
         raise NotImplementedError
 
-    def overtaken(self, row: list[Any]) -> None:
-        """Build on these stored values from now on."""
+    def overtaken(self, outcome: Outcome) -> Schema:
+        """Be planned again on what this tells. What it stores stays, whatever was assigned to the instance since."""
+        return self.schema
 
     def settle(self, outcome: Outcome) -> None:
         """Bring the instance to what is stored now that the change is done."""
@@ -58,7 +60,11 @@ class Change:
             self.settle(outcome)
             return self.value
         self.withdraw()
-        raise failure(self.schema, self.key, self.state, outcome, binding)
+        raise self.failure(outcome, binding)
+
+    def failure(self, outcome: Outcome, binding: Binding) -> PopotoError:
+        """The error that an outcome stands for."""
+        return failure(self.schema, self.key, self.state, outcome, binding)
 
     def withdraw(self) -> None:
         """Give the instance the values back that it had before this change was prepared."""
@@ -69,7 +75,7 @@ class Change:
         state, when = self.state, datetime.fromtimestamp(now, UTC)
         self.before = {field.name: state.get(field.name) for field in self.schema.stamped}
         for field in self.schema.stamped:
-            state[field.name] = field.stamp(state.get(field.name), when, inserting)
+            self.stamps[field.name] = state[field.name] = field.stamp(state.get(field.name), when, inserting)
         return frozenset(name for name, value in self.before.items() if value is not state[name])
 
     def _encode(self, names: frozenset[str] | None = None) -> list[Any]:
@@ -122,15 +128,20 @@ class Insert(Change):
             raise _no_such(schema, if_exists)
         if schema.stamped:
             self._stamp(now, inserting=True)
-        self.encoded = self._encode()
+        self.encoded, self.values = self._encode(), state
         self.if_exists, self.timing, self.found = if_exists, timing, found
 
     def plan(self, binding: Binding) -> Operation:
         """Every field and every entry."""
-        self.key = binding.record_key(self.state)
+        self.key = binding.record_key(self.values)
         return plan_insert(
-            binding, self.key, self.state, self.encoded, if_exists=self.if_exists, timing=self.timing, found=self.found
+            binding, self.key, self.values, self.encoded, if_exists=self.if_exists, timing=self.timing, found=self.found
         )
+
+    def overtaken(self, outcome: Outcome) -> Schema:
+        """Key and entries are those of the texts that will be stored."""
+        self.values = stored_values(self.schema, dict(zip(self.schema.fields, self.encoded, strict=True)))
+        return self.schema
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a stored one."""
@@ -166,7 +177,7 @@ class Update(Change):
             and name in state
             and (encoded.get(name) != stored.get(name) or (partial and name not in stored))
         }
-        self.origin = self.key
+        self.origin, self.version = self.key, state.get("_version")
         self.if_exists, self.timing, self.add = if_exists, timing, add
         self.moves = any(field.name in self.changed for field in schema.keys)
         for field in schema.keys if self.moves else ():
@@ -179,19 +190,15 @@ class Update(Change):
                 key=self.key,
                 hint="create a new record and delete this one",
             )
-        self._build(stored, encoded)
-
-    def _build(self, stored: Mapping[str, bytes], encoded: Mapping[str, bytes] | None) -> None:
-        """The values that will be stored: what is not written counts as stored, not as the instance has it."""
-        self.base = stored
-        old = {
-            name
-            for name in self.schema.fields
-            if name not in self.changed and (encoded is None or encoded.get(name) != stored.get(name))
+        self.base, self.values = stored, {name: state.get(name) for name in schema.fields}
+        # What is not written counts as stored, not as the instance has it; which may be what can't be stored at all.
+        kept = {
+            name: stored.get(name)
+            for name, text in encoded.items()
+            if name not in self.changed and (text != stored.get(name) or (text is None and state.get(name) is not None))
         }
-        self.values = {name: self.state.get(name) for name in self.schema.fields}
-        if old:
-            self.values.update(stored_values(self.schema, stored, old))
+        if kept:
+            self.values.update(stored_values(schema, kept))
 
     def plan(self, binding: Binding) -> Operation:
         """The changed fields, the entries they touch, and the move to another key where the key changed."""
@@ -205,19 +212,30 @@ class Update(Change):
             self.changed,
             self.base,
             if_exists=self.if_exists,
-            version=self.state.get("_version"),
+            version=self.version,
             timing=self.timing,
             add=self.add,
         )
         return with_references(binding, update) if self.schema.referrers and self.moves else update
 
-    def overtaken(self, row: list[Any]) -> None:
-        """Build the entries on what somebody else stored."""
-        self._build({name: raw for name, raw in zip(self.schema.fields, row, strict=False) if raw is not None}, None)
+    def overtaken(self, outcome: Outcome) -> Schema:
+        """Key and entries are those of the texts that will be stored then, on what somebody else stored."""
+        if outcome[0] == b"moved":
+            row = zip(self.schema.fields, outcome[1], strict=False)
+            self.base = {name: text for name, text in row if text is not None}
+        texts = dict.fromkeys(self.schema.fields)
+        self.values = stored_values(self.schema, {**texts, **self.base, **self.changed})
+        return self.schema
+
+    def failure(self, outcome: Outcome, binding: Binding) -> PopotoError:
+        """The error that an outcome stands for; of the record itself, under the key where it was looked for."""
+        key = self.origin if outcome[0] in (b"gone", b"stale") else self.key
+        return failure(self.schema, key, self.state, outcome, binding)
 
     def settle(self, outcome: Outcome) -> None:
         """The instance knows what was stored, the sum included."""
-        stored = {**stored_texts(self.schema, self.state), **self.changed}
+        # Another verb may have made the instance a new one since.
+        stored = {**(stored_texts(self.schema, self.state) or self.base), **self.changed}
         if self.moves and self.schema.referrers:
             self._follow(stored)
             if outcome[3]:

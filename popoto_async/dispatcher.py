@@ -99,13 +99,17 @@ class Dispatcher:
             self._open()
             return False
         most = BUSY_TURN_COST if small.call or big.call else TURN_COST
-        return self._turn < most and len(small.backlog.tickets) + len(big.backlog.tickets) < self._limit
+        return self._turn < most and not self._full
+
+    @property
+    def _full(self) -> bool:
+        return sum(len(lane.backlog.tickets) for lane in self.lanes) >= self._limit
 
     def _give_up(self, patience: float) -> None:
-        """Fail those who have waited long enough; they stand first."""
+        """Fail those who have waited long enough, while the queue is full; they stand first."""
         self._timer = None
         now = self._loop.time()
-        while self._waiting:
+        while self._waiting and self._full:
             starter = self._waiting[0]
             if not starter.done():
                 if now < starter.since + patience:
@@ -113,7 +117,7 @@ class Dispatcher:
                     return
                 starter.fail(
                     Overloaded(
-                        f"the queue of {self._limit} operations stayed full for {patience:g} s",
+                        f"no place in the queue of {self._limit} operations within {patience:g} s",
                         hint="start fewer operations at once, or raise queue_timeout",
                     )
                 )
@@ -134,11 +138,13 @@ class Dispatcher:
                 starter.launch()
         if self._turn:
             self._make_tick()
+        if self._timer is None and self._queue_timeout is not None:
+            self._give_up(self._queue_timeout)  # the queue was not full when that was looked at last, and may be now
 
     def _open(self) -> None:
         """Connect before the first operation is planned: plans read the server's clock."""
         if self._opening is None:
-            self._opening = self._loop.create_task(self._opened(), context=Context())
+            self._opening = asyncio.Task(self._opened(), loop=self._loop, context=Context())
 
     async def _opened(self) -> None:
         try:
@@ -164,6 +170,10 @@ class Dispatcher:
         if not big.backlog.pending and not large:
             small.submit(ticket)
             return
+        for lane in self.lanes:
+            if lane.backlog.returned is not None:  # it was there already, before whatever waits
+                lane.submit(ticket)
+                return
         # Order first: behind whatever of its models is pending, be it on both lanes.
         models = ticket.models
         busy = [lane for lane in self.lanes if not lane.backlog.pending.keys().isdisjoint(models)]

@@ -22,7 +22,7 @@ PopotoError
 │   ├── Unavailable                 no answer, and nothing was changed by this call
 │   │   └── TimedOut                … within the time given (also a TimeoutError)
 │   ├── OutcomeUnknown              the call left and its outcome can't be known any more
-│   ├── Overloaded                  the queue stayed full for `queue_timeout`
+│   ├── Overloaded                  no place in the full queue within `queue_timeout`
 │   ├── CorruptIndex                an index key holds something foreign; nothing was written
 │   ├── ConfigurationError          an address, a name or a command that can't be (also a ValueError)
 │   └── NotAwaited                  a result was used before it was awaited (also a TypeError)
@@ -192,7 +192,7 @@ class OutcomeUnknown(DatabaseError):
 
 
 class Overloaded(DatabaseError):
-    """The dispatcher's queue stayed full for `queue_timeout` seconds; nothing was sent."""
+    """There was no place in the dispatcher's full queue for `queue_timeout` seconds; nothing was sent."""
 
 
 class CorruptIndex(DatabaseError):

@@ -10,6 +10,7 @@ import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from popoto_async.calls import Ticket, models_of
 from popoto_async.database import Database, require_seconds
 from popoto_async.errors import NotAwaited, OutcomeUnknown, PopotoError, TimedOut
 from popoto_async.pending import Pending
-from popoto_async.plan import Operation, Outcome
+from popoto_async.plan import AGAIN, Operation, Outcome
 from popoto_async.schema import Binding, Schema
 from popoto_async.tracing import batching_off, current_traces
 
@@ -35,8 +36,8 @@ class Request(Protocol[T_co]):
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
 
-    def overtaken(self, row: list[Any]) -> None:
-        """Build on these stored values from now on."""
+    def overtaken(self, outcome: Outcome) -> Schema:
+        """It will be planned again, on what this outcome tells, as it was asked for at first; the class it is about."""
 
     def conclude(self, outcome: Outcome, binding: Binding) -> T_co:
         """The value of an outcome, or the error it stands for."""
@@ -48,8 +49,11 @@ class Request(Protocol[T_co]):
 class Independent:
     """What requests have in common that build on no stored value and prepare nothing."""
 
-    def overtaken(self, row: list[Any]) -> None:
+    schema: Schema
+
+    def overtaken(self, outcome: Outcome) -> Schema:
         """Nothing is built on what is stored."""
+        return self.schema
 
     def withdraw(self) -> None:
         """Nothing to give back."""
@@ -84,6 +88,7 @@ class Flight(asyncio.Future[T]):
         "_ticket",
         "_timeout",
         "_timer",
+        "_told",
         "_verb",
         "_whose",
         "cost",
@@ -101,6 +106,7 @@ class Flight(asyncio.Future[T]):
     _ticket: Ticket | None
     _timer: asyncio.TimerHandle | None
     _started: bool
+    _told: bool
     cost: int
     since: float
 
@@ -159,7 +165,7 @@ class Flight(asyncio.Future[T]):
         assert request is not None
         self._ticket = None  # it refers to this flight: without it, no cycle is left for the collector
         try:
-            if status not in _AGAIN:
+            if status not in AGAIN:
                 result = request.conclude(outcome, self._binding)
                 if not self.done():
                     self._finish()
@@ -169,16 +175,14 @@ class Flight(asyncio.Future[T]):
             else:
                 self._again(request, status, outcome)
         except BaseException as error:
-            if not self.done():
-                self._finish()
-                self.set_exception(error)
+            self._end(error)
 
     def _again(self, request: Request[T], status: bytes, outcome: Outcome) -> None:
+        schema = request.overtaken(outcome)
         if status == b"slots":
-            self._binding = self._database.rebind(request.schema, outcome[1].decode())
-        elif status == b"moved":
-            request.overtaken(outcome[1])
-        operation = request.plan(self._binding)
+            self._database.rebind(schema, outcome[1].decode())
+        binding = self._binding = self._database.binding(request.schema)
+        operation = request.plan(binding)
         if status == b"due":
             # Expired records wait; the writing script sweeps as many as one call may, and more in the next.
             operation = msgspec.structs.replace(operation, writes=True, join=None)
@@ -191,13 +195,25 @@ class Flight(asyncio.Future[T]):
             error.model = self._whose
         if self._request is not None:
             self._request.withdraw()
-        if not self.done():
-            self._finish()
-            self.set_exception(error)
+        self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        if self.done():
+            return
+        self._finish()
+        if isinstance(error, StopIteration):  # which a coroutine can't raise
+            stopped, error = error, RuntimeError(f"{self._name}: StopIteration was raised on its way")
+            error.__cause__ = stopped
+        self.set_exception(error)
 
     def _finish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As a future's."""
+        self._finish()  # what would keep it until its time is over
+        return super().cancel(msg)
 
     def _expire(self) -> None:
         if self.done():
@@ -240,18 +256,24 @@ class Flight(asyncio.Future[T]):
 
     def throw(self, *error: Any) -> Any:
         """As a coroutine's."""
-        self._started = True  # a task that is cancelled before its first step never begins the flight
+        self._use_up()  # a task that is cancelled before its first step never begins the flight
         return self._as_coroutine().throw(*error)
 
     def close(self) -> None:
         """As a coroutine's."""
-        self._started = True
+        self._use_up()
         self._as_coroutine().close()
+
+    def _use_up(self) -> None:
+        if not self._started:
+            self._started = True
+            self.set_exception(RuntimeError(f"{self._name}(…) was closed before it began"))
+            self.exception()  # nobody has to ask for it
 
     # Used without await ------------------------------------------------------------------------------------------
 
     def _refuse(self) -> NoReturn:
-        self._started = True
+        self._told = True
         raise NotAwaited(f"{self._name}(…) was not awaited", model=self._whose, hint=f"write: await {self._name}(…)")
 
     def __bool__(self) -> bool:
@@ -264,7 +286,8 @@ class Flight(asyncio.Future[T]):
         self._refuse()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("_", "cr_")) or name in Flight.__slots__:
+        # What asyncio and inspect ask a coroutine for has such names.
+        if name.startswith(("_", "cr_", "gi_", "ag_")) or name in Flight.__slots__:
             raise AttributeError(name)
         self._refuse()
 
@@ -272,16 +295,13 @@ class Flight(asyncio.Future[T]):
         return f"<{self._name}(…) {'under way' if self._started else 'not awaited'}>"
 
     def __del__(self) -> None:
-        if not self._started:
+        if not self._started and not hasattr(self, "_told"):
             warnings.warn(f"{self._name}(…) was never awaited", RuntimeWarning, stacklevel=2)
         _tell_of_errors(self)  # that nobody asked for
 
 
 _add_done_callback = asyncio.Future.add_done_callback
 _tell_of_errors = asyncio.Future.__del__
-
-_AGAIN = frozenset({b"slots", b"moved", b"due"})
-"""Outcomes that mean: plan again."""
 
 
 async def _wait(flight: Flight[T]) -> T:
@@ -301,7 +321,8 @@ def fly(
     try:
         flight: Flight[T] = Flight(loop=asyncio.get_running_loop())
     except RuntimeError:
-        return Pending(_later(whose, verb, database, cost, timeout, prepare, *arguments), _written(whose, verb), verb)
+        later = partial(_later, whose, verb, database, cost, timeout, prepare, *arguments)
+        return Pending(later, _written(whose, verb), verb)
     flight._whose, flight._verb, flight._database, flight.cost, flight._timeout = whose, verb, database, cost, timeout
     flight._prepare, flight._arguments = prepare, arguments
     flight._request = flight._ticket = flight._timer = None

@@ -26,7 +26,7 @@ from popoto_async.backlog import Backlog
 from popoto_async.calls import LOOK, Call, Ticket
 from popoto_async.errors import REMEDIES, DatabaseError, OutcomeUnknown, PopotoError, Unavailable, shorten
 from popoto_async.keys import lane_key
-from popoto_async.plan import DONE
+from popoto_async.plan import AGAIN, DONE
 from popoto_async.scripts.loader import Script, load
 from popoto_async.tracing import Stats
 from popoto_async.wire import PASSING, UNTOUCHED, Clock, Lost, Refused, Wire, pack
@@ -74,7 +74,7 @@ class Lane:
         self._remembered: float | None = None
         self._has_written = False
         self._connected_before = False
-        self._patient = False
+        self._patient: bool | None = None  # not tried yet: as far as any lane has reached a server
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
         self._turning = False
@@ -230,7 +230,7 @@ class Lane:
         tells = isinstance(reply, list)
         micros = reply[0] if tells else reply
         if micros in _VERDICTS:
-            self._finish(OutcomeUnknown(_VERDICTS[micros], hint=LOOK))
+            self._finish(Unavailable(_VERDICTS[micros]))  # which says of writes that their outcome is unknown
         else:
             for number, ticket in enumerate(call.tickets, 1):
                 ticket.outcome = (tells and reply[number]) or DONE
@@ -245,8 +245,12 @@ class Lane:
             for ticket in call.tickets:
                 for trace in ticket.traces:
                     trace.record(self._stats.round_trips, ticket.operation.name, ticket.operation.layout.model)
-            self._answered += call.tickets
+            again = [ticket for ticket in call.tickets if ticket.outcome[0] in AGAIN] if tells else []
+            self._answered += (
+                [ticket for ticket in call.tickets if ticket.outcome[0] not in AGAIN] if again else call.tickets
+            )
             self._finish()
+            self.backlog.again(again)
         self._go_on()
         if not self._taken:
             self._hand_out()
@@ -264,7 +268,8 @@ class Lane:
     # What has to be waited for -----------------------------------------------------------------------------------
 
     def _start_task(self, error: Exception | None) -> None:
-        self._task = self._loop.create_task(self._work(error), context=Context())
+        # Not by the loop's task factory, which may run it to its end before it returns it.
+        self._task = asyncio.Task(self._work(error), loop=self._loop, context=Context())
 
     async def _work(self, error: Exception | None) -> None:
         """Get over what kept the call from being answered, and do what it needs, until it has left or failed."""
@@ -315,11 +320,13 @@ class Lane:
             self._finish(failure)
             return
         self._lost_at = self._lost_at or time.monotonic()
-        if self._closed or not self._patient or time.monotonic() - self._lost_at > PATIENCE:
+        patient = self._clock.known if self._patient is None else self._patient
+        if self._closed or not patient or time.monotonic() - self._lost_at > PATIENCE:
             # Those in the queue would only wait as long again. And from now on one attempt is enough to give up.
             self._patient = False
             self._finish(failure)
             self.backlog.clear(failure)
+            self._on_room()
             return
         delay, self._delay = self._delay, min(2 * self._delay, 1.0) or 0.02
         await asyncio.sleep(delay)
@@ -369,7 +376,7 @@ class Lane:
             if self._closed:
                 raise Unavailable(str(_CLOSED))
             if self._opening is None:
-                self._opening = self._loop.create_task(self._open(), context=Context())
+                self._opening = asyncio.Task(self._open(), loop=self._loop, context=Context())
                 self._opening.add_done_callback(self._opened)
             await asyncio.shield(self._opening)
         return self.wire

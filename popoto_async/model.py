@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Generator, Iterable
 from datetime import datetime
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, dataclass_transform
@@ -202,7 +203,7 @@ class Model:
             saving.known_fields(schema, update_fields)
         if self._plain and not schema.referrers and if_gone == "error" and (update_fields is None or update_fields):
             return send()
-        return self._save(send, update_fields, if_gone, if_exists)
+        return self._save(send, update_fields, if_gone, if_exists, timeout)
 
     @verb
     async def _save(
@@ -211,6 +212,7 @@ class Model:
         update_fields: Collection[str] | None,
         if_gone: str,
         if_exists: str,
+        timeout: float | None,
     ) -> bool:
         if if_gone not in ("error", "create"):
             raise ValidationError(
@@ -221,11 +223,12 @@ class Model:
         if update_fields is not None and not update_fields:
             return True
         await self.before_save()
+        began = asyncio.get_running_loop().time()
         if if_gone == "error":
             done = await send()
         else:
             done = await saving.save_or_create(self._meta, self.__dict__, send, if_exists)
-        await saving.rewrite(self._meta, self.__dict__, None)
+        await saving.rewrite(self._meta, self.__dict__, timeout, began)
         await self.after_save()
         return done
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from popoto_async.errors import NotAwaited
@@ -15,23 +16,39 @@ T = TypeVar("T")
 class Pending(Generic[T]):
     """A call that has not been awaited. Used as if it were its result, it raises NotAwaited with the line to write.
 
-    It counts as a `collections.abc.Coroutine`, whose methods are the coroutine's own. `whose` is what the verb was
-    called on, or what to call that: a class by its name, an instance by that in small letters, or as it says itself in
-    `_written`.
+    It counts as a `collections.abc.Coroutine`, and makes the one that it stands for when it is first used as that: a
+    question that it refuses spoils nothing. `whose` is what the verb was called on, or what to call that: a class by
+    its name, an instance by that in small letters, or as it says itself in `_written`.
     """
 
-    __slots__ = ("_coroutine", "_verb", "_whose", "close", "send", "throw")
+    __slots__ = ("_coroutine", "_make", "_told", "_verb", "_whose")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], whose: object, verb: str) -> None:
-        self._coroutine = coroutine
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]], whose: object, verb: str) -> None:
+        self._make = make
         self._whose = whose
         self._verb = verb
-        self.send = coroutine.send
-        self.throw = coroutine.throw
-        self.close = coroutine.close
+        self._coroutine: Coroutine[Any, Any, T] | None = None
+        self._told = False
+
+    def _as_coroutine(self) -> Coroutine[Any, Any, T]:
+        if self._coroutine is None:
+            self._coroutine = self._make()
+        return self._coroutine
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._coroutine.__await__()
+        return self._as_coroutine().__await__()
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine's."""
+        return self._as_coroutine().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As a coroutine's."""
+        return self._as_coroutine().throw(*error)
+
+    def close(self) -> None:
+        """As a coroutine's."""
+        self._as_coroutine().close()
 
     def _call(self) -> str:
         whose = self._whose
@@ -41,7 +58,7 @@ class Pending(Generic[T]):
         return f"{whose}.{self._verb}(…)"
 
     def _refuse(self) -> NoReturn:
-        self._coroutine.close()
+        self._told = True
         raise NotAwaited(f"{self._call()} was not awaited", hint=f"write: await {self._call()}")
 
     def __bool__(self) -> bool:
@@ -54,13 +71,17 @@ class Pending(Generic[T]):
         self._refuse()
 
     def __getattr__(self, name: str) -> Any:
-        # Dunder names and cr_* are what asyncio and inspect look for.
-        if name.startswith(("__", "cr_", "_")):
+        # What asyncio and inspect ask a coroutine for has such names.
+        if name.startswith(("_", "cr_", "gi_", "ag_")):
             raise AttributeError(name)
         self._refuse()
 
     def __repr__(self) -> str:
         return f"<{self._call()}, not awaited>"
+
+    def __del__(self) -> None:
+        if self._coroutine is None and not self._told:
+            warnings.warn(f"{self._call()} was never awaited", RuntimeWarning, stacklevel=2)
 
 
 def verb(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -70,6 +91,6 @@ def verb(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-        return Pending(function(*args, **kwargs), args[0] if module is None else module, name)
+        return Pending(partial(function, *args, **kwargs), args[0] if module is None else module, name)
 
     return call

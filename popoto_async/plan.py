@@ -272,3 +272,6 @@ Outcome = list[Any]
 
 DONE: Outcome = [b"ok"]
 """The outcome of most writes, which replies show as null."""
+
+AGAIN = frozenset({b"slots", b"moved", b"due", b"held"})
+"""Outcomes that mean: plan it again. The operations behind such a one in its call are held, and come again with it."""

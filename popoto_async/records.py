@@ -14,7 +14,7 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
@@ -213,17 +213,18 @@ def _fill_readable(schema: Schema, state: State, row: Texts) -> None:
 
 
 def stored_texts(schema: Schema, state: State) -> dict[str, Any]:
-    """The stored text of each field of a stored instance, as last read or written. Few instances are asked for it."""
-    stored: dict[str, Any] | Texts = state["_stored"]
+    """The stored text of each field of an instance, as last read or written; none of a new one. Few are asked."""
+    stored: dict[str, Any] | Texts = state.get("_stored", {})
     return stored if isinstance(stored, dict) else dict(zip(schema.fields, stored, strict=False))
 
 
-def stored_values(schema: Schema, stored: Mapping[str, bytes], names: Collection[str]) -> State:
-    """The values of some fields as they are stored; None, as for null, where the bytes are no value."""
-    values: State = dict.fromkeys(names)
-    for name in values.keys() & stored.keys():
-        with suppress(Exception):  # whatever a decoder raises; who reads the field is told of it
-            values[name] = schema.fields[name].codec.decode(stored[name])
+def stored_values(schema: Schema, texts: Mapping[str, bytes | None]) -> State:
+    """The values of stored texts by field; None, as for null, where the bytes are no value."""
+    values: State = dict.fromkeys(texts)
+    for name, text in texts.items():
+        if text is not None:
+            with suppress(Exception):  # whatever a decoder raises; who reads the field is told of it
+                values[name] = schema.fields[name].codec.decode(text)
     return values
 
 

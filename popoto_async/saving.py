@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from popoto_async.changes import Change, Delete, Insert, Update, forget
-from popoto_async.codec import EPOCH, as_utc, float_text
+from popoto_async.codec import EPOCH, as_utc
+from popoto_async.database import require_seconds
 from popoto_async.declaration import require_field
-from popoto_async.errors import AlreadyExists, RecordGone, ValidationError, shorten
+from popoto_async.errors import (
+    AlreadyExists,
+    OutcomeUnknown,
+    Overloaded,
+    RecordGone,
+    Unavailable,
+    ValidationError,
+    shorten,
+)
 from popoto_async.flight import fly
 from popoto_async.outcomes import failure
 from popoto_async.planning.relations import plan_rewrite
 from popoto_async.planning.write import Addition, plan_expire, plan_load
 from popoto_async.records import State, ask, database_of, require_concrete, require_stored, stored_texts
 from popoto_async.schema import Schema
+
+T = TypeVar("T")
 
 ADMISSION = 45
 """Estimated cost of a save to this process, in microseconds."""
@@ -106,12 +118,13 @@ async def save_or_create(
 ) -> bool:
     """Save a record; store it whole where it is gone, and save it again where it came back meanwhile."""
     while True:
+        key = state.get("_key")
         try:
             return await save(if_exists=if_exists)
         except RecordGone:
             stored = forget(schema, state)
         # Under its own key it may have come back meanwhile; what stands under another key is another record.
-        moved = database_of(schema).binding(schema).record_key(state) != stored["_key"]
+        moved = database_of(schema).binding(schema).record_key(state) != key
         try:
             return await save(if_exists=if_exists if moved else "error")
         except BaseException as error:
@@ -123,7 +136,12 @@ async def save_or_create(
 def delete(schema: Schema, state: State, timeout: float | None) -> Coroutine[Any, Any, bool]:
     """Remove the record; afterwards the instance is new again. Whether it existed."""
     if schema.referrers:
-        return _delete_in_parts(schema, state, timeout)
+        change = Delete(schema, state)
+        return delete_in_parts(
+            schema,
+            timeout,
+            lambda seconds: fly(schema.model, "delete", database_of(schema), ADMISSION, seconds, lambda now: change),
+        )
     return fly(schema.model, "delete", database_of(schema), ADMISSION // 2, timeout, _delete, schema, state)
 
 
@@ -131,25 +149,63 @@ def _delete(now: float, schema: Schema, state: State) -> Delete:
     return Delete(schema, state)
 
 
-async def rewrite(schema: Schema, state: State, timeout: float | None) -> None:
-    """Tell the rest of the records that refer to this one its new key, where one call was not enough for all."""
+async def in_parts(
+    schema: Schema,
+    timeout: float | None,
+    part: Callable[[float | None], Awaitable[T | None]],
+    *,
+    since: float | None = None,
+    hint: str,
+) -> T:
+    """Send one part after the other until one comes to something, all within the time of one call.
+
+    Only the first can fail with nothing done; none where the verb has begun, `since` that time of the loop's clock. Of
+    the others, OutcomeUnknown says that what they are parts of is begun, and the hint, how it is finished.
+    """
+    seconds = database_of(schema).settings.timeout if timeout is None else timeout
+    require_seconds("timeout", seconds)
+    clock = asyncio.get_running_loop().time
+    begun, since = since is not None, clock() if since is None else since
+    while True:
+        try:
+            done = await part(None if seconds is None else max(0.0, round(since + seconds - clock(), 3)))
+        except (Unavailable, Overloaded, OutcomeUnknown) as error:
+            if not begun:
+                raise
+            raise OutcomeUnknown(
+                f"{schema.model}: a part was done before this: {error}", model=schema.model, key=error.key, hint=hint
+            ) from error
+        if done is not None:
+            return done
+        begun = True
+
+
+async def rewrite(schema: Schema, state: State, timeout: float | None, since: float) -> None:
+    """Tell the rest of the records that refer to this one its new key, where one call was not enough for all.
+
+    `since` is when the save began: all of it is one call to those who wait.
+    """
     key = state.pop("_moved", None)
-    left = key is not None
-    while left:
+    if key is None:
+        return
+
+    async def part(seconds: float | None) -> bool | None:
         status, outcome, binding = await ask(
-            "save", schema, lambda bound: plan_rewrite(bound, str(key)), cost=ADMISSION, timeout=timeout
+            "save", schema, lambda bound: plan_rewrite(bound, str(key)), cost=ADMISSION, timeout=seconds
         )
         if status != b"ok":
             raise failure(schema, state.get("_key") or "", state, outcome, binding)
-        left = bool(outcome[1])
+        return None if outcome[1] else True
+
+    finish = f"the record is saved; maintenance.repair({schema.model}) brings the rest of the references to its new key"
+    await in_parts(schema, timeout, part, since=since, hint=finish)
 
 
-async def _delete_in_parts(schema: Schema, state: State, timeout: float | None) -> bool:
+async def delete_in_parts(
+    schema: Schema, timeout: float | None, part: Callable[[float | None], Awaitable[bool | None]]
+) -> bool:
     """One call where few records go or change with it; else as many as it takes, the record itself in the last."""
-    change, existed = Delete(schema, state), None
-    while existed is None:
-        existed = await fly(schema.model, "delete", database_of(schema), ADMISSION, timeout, lambda now: change)
-    return bool(existed)
+    return await in_parts(schema, timeout, part, hint="delete it again, which goes on where this ended")
 
 
 async def expire(schema: Schema, state: State, expiry: Mapping[str, Any], verb: str, timeout: float | None) -> None:
@@ -185,8 +241,8 @@ def addition(schema: Schema, state: State, name: str, by: Any) -> Addition:
     else:
         by = field.normalise(by)
         wrong = field.problems(by) if by is not None else ["must be a number, not None"]
-        if not wrong and by == by and by - by == 0:
-            return Addition(name, float_text(by) if field.type is float else str(by), field.type is float)
+        if not wrong and (by.is_finite() if isinstance(by, Decimal) else by - by == 0):
+            return Addition(name, field.codec.encode(by).decode(), field.type is float)
         problem, hint = f"increment by {shorten(by)}: {(wrong or ['must be finite'])[0]}", None
     raise ValidationError(
         f"{schema.model}.{name}: {problem}", model=schema.model, field=name, key=key, value=by, hint=hint
@@ -207,7 +263,8 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     if len(outcome) == 1:
         raise failure(schema, key, state, [b"gone"], binding)
     row = outcome[1:]
-    stored = state["_stored"] = stored_texts(schema, state)
+    state["_key"], stored = key, stored_texts(schema, state)
+    state["_stored"] = stored
     corrupt = state.pop("_corrupt", {})
     for name, raw in zip(wanted, row[:-1], strict=True):
         stored[name] = raw

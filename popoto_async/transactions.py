@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,6 @@ from popoto_async.changes import STATE, Change, Delete, Insert, Update
 from popoto_async.database import Database
 from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
 from popoto_async.flight import fly
-from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.write import plan_transaction
 from popoto_async.records import State, database_of, require_concrete, require_key, stored_texts
@@ -23,6 +23,9 @@ MOST_STEPS = 1000
 MOST_COST = 20_000
 """Estimated cost of one transaction: some 240 saves of records with three indexes, which hold the server for about 5 ms
 (measured on a small cloud machine), and for 7 where the last of them fails."""
+
+_AGAIN: Outcome = [b"held"]
+"""What the others of a transaction are told of a step that has to be planned again."""
 
 COUNTED = "_counted"
 """In the state that a step expects of an instance: the numbers that earlier steps add to on the server."""
@@ -41,7 +44,6 @@ class Together:
 
     def __init__(self, database: Database, steps: list[Step], now: float) -> None:
         self._database, self._steps = database, steps
-        self._stamps: list[State] = []
         self._changes: list[Change] = []
         latest: dict[int, Change] = {}
         try:
@@ -60,9 +62,6 @@ class Together:
 
     def plan(self, binding: Binding) -> Operation:
         """Every change under the slot table of its own class. ModelException where it is too much for one call."""
-        for change, stamps in zip(self._changes, self._stamps, strict=False):
-            change.state.update(stamps)
-        self._stamps = []
         operation = plan_transaction([change.plan(self._database.binding(change.schema)) for change in self._changes])
         if operation.cost > MOST_COST and len(self._changes) > 1:
             raise ModelException(
@@ -72,30 +71,26 @@ class Together:
             )
         return operation
 
-    def overtaken(self, row: list[Any]) -> None:
-        """Planned again as a whole: `conclude` has told the change that was overtaken."""
+    def overtaken(self, outcome: Outcome) -> Schema:
+        """Planned again as a whole; the step that an outcome is about stands at its end."""
+        about = self._changes[outcome[-1] - 1 if len(outcome) > 2 else 0]
+        for change in self._changes:
+            change.overtaken(outcome if change is about else _AGAIN)
+        return about.schema
 
-    def conclude(self, outcome: Outcome, binding: Binding) -> bool:
-        """Whether the changes were made; False where they have to be planned again."""
+    def conclude(self, outcome: Outcome, binding: Binding) -> None:
+        """The changes were made, or raise the error of the step that failed."""
         if outcome[0] == b"ok":
             for step, change, done in zip(self._steps, self._changes, outcome[1], strict=True):
                 state = step.instance.__dict__
-                state.update({name: change.state[name] for name in change.before})
+                state.update(change.stamps)
                 change.state = state
                 change.settle(done)
-            return True
+            return
         number, failed = (outcome[1] - 1, outcome[2]) if outcome[0] == b"failed" else (0, outcome)
         change = self._changes[number]
-        if failed[0] in (b"slots", b"moved"):
-            self._stamps = [{name: change.state[name] for name in change.before} for change in self._changes]
-            self.withdraw()  # if nobody waits any more, this was the end of it
-            if failed[0] == b"slots":
-                self._database.rebind(change.schema, failed[1].decode())
-            else:
-                change.overtaken(failed[1])
-            return False
         self.withdraw()
-        error = failure(change.schema, change.key, change.state, failed, self._database.binding(change.schema))
+        error = change.failure(failed, self._database.binding(change.schema))
         self._name(error, number)
         raise error
 
@@ -208,17 +203,14 @@ class Transaction:
         for step in steps:
             if step.verb != "increment":
                 await (step.instance.before_save() if step.verb == "save" else step.instance.before_delete())
-        request: Together | None = None
+        began = asyncio.get_running_loop().time()
 
         def prepare(now: float) -> Together:
-            nonlocal request
-            request = request or Together(database, steps, now)
-            return request
+            return Together(database, steps, now)
 
-        while not await fly("popoto_async", "transaction", database, ADMISSION * len(steps), timeout, prepare):
-            continue
+        await fly("popoto_async", "transaction", database, ADMISSION * len(steps), timeout, prepare)
         for step in steps:
-            await rewrite(step.instance._meta, step.instance.__dict__, timeout)
+            await rewrite(step.instance._meta, step.instance.__dict__, timeout, began)
         for step in steps:
             if step.verb != "increment":
                 await (step.instance.after_save() if step.verb == "save" else step.instance.after_delete())

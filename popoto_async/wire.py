@@ -97,7 +97,7 @@ class Clock:
     """The server's clock as replies tell it by a local one, each to within half of the time that it took.
 
     A slow reply says little: it counts only where it is at least as exact as what is known, less what both clocks may
-    have drifted apart since.
+    have drifted apart since; or where both can't be true, so that the server's clock was set.
     """
 
     DRIFT = 1e-4
@@ -116,8 +116,9 @@ class Clock:
     def learn(self, seconds: float, sent: float, received: float, *, afresh: bool = False) -> None:
         """A reply received at `received` to a call sent at `sent` (both of the local clock) said `seconds` of 1970."""
         self._heard, error = received, (received - sent) / 2
-        if afresh or error <= self._error + self.DRIFT * (received - self._learned):
-            self._offset, self._error, self._learned = seconds - (sent + received) / 2, error, received
+        offset, known = seconds - (sent + received) / 2, self._error + self.DRIFT * (received - self._learned)
+        if afresh or error <= known or abs(offset - self._offset) > error + known:
+            self._offset, self._error, self._learned = offset, error, received
             self.known = True
 
     def is_old(self, local: float) -> bool:
@@ -352,6 +353,7 @@ class Wire(asyncio.Protocol):
         room, self._room = self._room, None
         if room is not None and not room.done():
             room.set_exception(self._loss())
+            room.exception()  # where nobody waits for it any more, nobody needs to know
         if listener is not None:
             listener(self._loss())
 

@@ -214,8 +214,13 @@ async def test_records_gone_or_stale(db: Database, clean_server: Server) -> None
     badge.points = 5
     await badge.save()
     stale.points, stale.team = 6, "b"
-    with nothing_changes(clean_server, stale), pytest.raises(StaleRecord):
+    with nothing_changes(clean_server, stale), pytest.raises(StaleRecord) as caught:
         await stale.save()
+    assert caught.value.key == "Badge:a:1", "the record, not the key that it would have had"
+    await Diner.create(**diner(name="moved", email="other@x"))
+    with nothing_changes(clean_server, record), pytest.raises(RecordGone, match="'Diner:d1:1' does not") as gone:
+        await record.save()
+    assert gone.value.key == "Diner:d1:1"
     assert_true(clean_server, MODELS)
 
 

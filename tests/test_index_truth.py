@@ -198,6 +198,20 @@ async def test_a_partial_save_of_a_partitioned_field_uses_the_stored_partition(
     assert rows[b"$Sort:Shop:rating:Thai"] == [(b"Shop:Siam", 2.0)]
 
 
+async def test_a_partial_save_beside_a_value_that_can_not_be_stored(db: Database, clean_server: Server) -> None:
+    """The index says what is stored, which is null, and not what the instance has and can't save."""
+    await Stay.create(**stay(kind=None, room=None))
+    record = await Stay.load(hotel="Ritz", guest="ann", night=NIGHT)
+    assert record is not None
+    wrong: Any = "seven"
+    record.room, record.rank, record.kind = wrong, 2, "suite"
+    await record.save(update_fields=["rank", "kind"])
+    assert_true(clean_server, MODELS)
+    assert await record.increment("rank") == 3
+    rows = assert_true(clean_server, MODELS)
+    assert rows[b"$Sort:Stay:rank:suite:%null"] == [(b"Stay:Ritz:ann:2026-01-02T03%3A04%3A05.000006Z", 3.0)]
+
+
 @pytest.mark.parametrize("other", [None, "Greek"])
 @pytest.mark.parametrize("first", [None, "Thai"])
 async def test_stale_partitions(db: Database, clean_server: Server, first: str | None, other: str | None) -> None:

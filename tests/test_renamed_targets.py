@@ -78,7 +78,7 @@ async def rename(place: Any, name: str) -> None:
 def cut_off(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Renames end after their first call, as those of a process that dies do."""
 
-    async def nothing(schema: Any, state: Any, timeout: Any) -> None:
+    async def nothing(schema: Any, state: Any, *times: Any) -> None:
         state.pop("_moved", None)
 
     monkeypatch.setattr(saving, "rewrite", nothing)

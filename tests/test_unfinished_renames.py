@@ -74,7 +74,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have renames end after so many parts."""
 
     def after(parts: int) -> None:
-        async def rewrite(schema: Any, state: Any, timeout: Any) -> None:
+        async def rewrite(schema: Any, state: Any, *times: Any) -> None:
             if key := state.pop("_moved", None):
                 await some_follow(schema, key, parts - 1)
 
@@ -163,7 +163,7 @@ import asyncio, os, sys
 from popoto_async import connect, saving
 from tests.test_unfinished_renames import MANY, Stop, some_follow, trips
 
-async def rewrite(schema, state, timeout):
+async def rewrite(schema, state, *times):
     await some_follow(schema, state.pop("_moved"), 3 - int(stop.name))
     if stop.name == "2":
         os._exit(7)

@@ -11,6 +11,7 @@ the records of the query, too, or go with one of them. So what is deleted in the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from copy import deepcopy
 from typing import Any
@@ -24,7 +25,7 @@ from popoto_async.plan import ByKey, KeyIs, Place
 from popoto_async.planning.read import all_of
 from popoto_async.queries.selecting import Found, Selection
 from popoto_async.records import database_of, fill, load_by_key
-from popoto_async.saving import ADMISSION, rewrite, timing
+from popoto_async.saving import ADMISSION, delete_in_parts, rewrite, timing
 from popoto_async.schema import Schema
 
 CHUNK = 200
@@ -99,7 +100,7 @@ class _Changes:
         self.failure: BaseException | None = None
         self.protected: ProtectedRecord | None = None
 
-    def send(self, change: Callable[[float], Change]) -> Coroutine[Any, Any, bool | None]:
+    def send(self, change: Callable[[float], Change], timeout: float | None) -> Coroutine[Any, Any, bool | None]:
         """One change, as a request to be awaited: whether it was made, None where it has to be sent again."""
         schema = self.selection.schema
         return fly(
@@ -107,7 +108,7 @@ class _Changes:
             self.verb,
             database_of(schema),
             ADMISSION,
-            self.selection.timeout,
+            timeout,
             self._matching,
             change,
         )
@@ -156,13 +157,11 @@ async def delete(selection: Selection) -> int:
     changes = _Changes("delete", selection)
 
     def remove(state: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        return changes.send(lambda now: Delete(schema, state))
+        return changes.send(lambda now: Delete(schema, state), selection.timeout)
 
-    async def remove_in_parts(state: dict[str, Any]) -> bool:
-        change, done = Delete(schema, state), None
-        while done is None:
-            done = await changes.send(lambda now: change)
-        return done
+    def remove_in_parts(state: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        change = Delete(schema, state)
+        return delete_in_parts(schema, selection.timeout, lambda seconds: changes.send(lambda now: change, seconds))
 
     removing: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]] = remove_in_parts if schema.referrers else remove
 
@@ -206,14 +205,15 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
         def change(now: float) -> Update:
             return Update(schema, instance.__dict__, now, names=names, if_exists="error", timing=timing(schema))
 
-        return changes.send(change)
+        return changes.send(change, selection.timeout)
 
     async def store_with_hooks(instance: Any) -> None:
         while instance is not None:
             await instance.before_save()
+            began = asyncio.get_running_loop().time()
             try:
                 if await store(instance):
-                    await rewrite(schema, instance.__dict__, selection.timeout)
+                    await rewrite(schema, instance.__dict__, selection.timeout, began)
                     await instance.after_save()
             except StaleRecord:  # somebody saved it since it was read
                 again = await load_by_key(model, instance.__dict__["_key"], selection.timeout)

@@ -36,7 +36,8 @@ end
 
 -- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
 -- One that returns nothing is done and has nothing to tell.
-local number, told, remembered = 0, false, nil
+-- Behind one that has to be planned again, all are held, so that what was asked first is done first.
+local number, told, remembered, held = 0, false, nil, false
 for i = 1, #ops do
   local op = ops[i]
   local model, each = models[op.m or 1], op.each
@@ -46,7 +47,9 @@ for i = 1, #ops do
     number = number + 1
     local again = answered and not op.reads
     local outcome = again and answered[number]
-    if not again and (op.ops or not model.ready) then
+    if held and not again then
+      outcome = {'held'}
+    elseif not again and (op.ops or not model.ready) then
       -- include: lib/refusal.lua
       outcome = refused(call, op, model)
     end
@@ -65,6 +68,7 @@ for i = 1, #ops do
     end
     if outcome then
       told = true
+      held = held or outcome[1] == 'slots' or outcome[1] == 'moved' or outcome[1] == 'due'
       if not op.reads then
         remembered = remembered or {}
         remembered[number] = outcome

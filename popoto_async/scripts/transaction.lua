@@ -1,10 +1,11 @@
 -- purpose: several operations, all or none
 -- keys: those of the operations
 -- args: op.ops, each with an m of its own
--- reply: ok outcomes | failed index outcome
+-- reply: ok outcomes | slots text index | moved row index | failed index outcome
 -- include: lib/main.lua
 -- include: lib/failure.lua
 -- include: lib/beside.lua
+-- include: lib/of_step.lua
 
 operations.transaction = function(call, op)
   local step = 0
@@ -42,7 +43,7 @@ operations.transaction = function(call, op)
   call.held = nil
   if not done or failed then
     rollback()
-    return {'failed', step, failed or failure(outcomes)}
+    return of_step(step, failed or failure(outcomes))
   end
   for _, entry in ipairs(held) do
     redis.call(unpack(entry))

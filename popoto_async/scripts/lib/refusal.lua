@@ -3,6 +3,7 @@
 -- include: lib/slots.lua
 -- include: lib/due.lua
 -- include: lib/failure.lua
+-- include: lib/of_step.lua
 
 -- A model is made ready once in a call: its slots compared, what is due of it swept.
 local function make_ready(call, model)
@@ -29,7 +30,7 @@ local function refused(call, op, model)
   local outcome = refusal(call, model) or (model.due and op.reads and {'due'})
   for i, step in ipairs(op.ops or {}) do
     local reason = refusal(call, call.models[step.m or 1])
-    outcome = outcome or (reason and {'failed', i, reason})
+    outcome = outcome or (reason and of_step(i, reason))
   end
   return outcome
 end

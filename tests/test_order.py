@@ -1,0 +1,246 @@
+"""Program order: what is asked first is done first, also where an operation has to be planned again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from popoto_async import Database, Field, IndexedField, KeyField, Model, SortedField, connect, maintenance, transaction
+from popoto_async.dispatcher import BIG
+from tests.model_of_store import assert_true
+from tests.proxy import FaultProxy
+from tests.servers import Server, count_commands
+
+pytestmark = pytest.mark.anyio
+
+
+class Member(Model):
+    name = KeyField()
+    team = Field(type=str, default="red")
+    points = SortedField(type=int, default=0, partition_by="team")
+    kind = IndexedField(type=str, null=True)
+    text = Field(type=str, null=True, max_length=None)
+
+
+class Badge(Model):
+    name = KeyField()
+
+
+async def overtaken() -> Member:
+    """A member as it was loaded before somebody else moved it to another team: its next save is planned again."""
+    await Member.create(name="m", points=1)
+    mine, theirs = [await Member.load(name="m") for _ in range(2)]
+    assert mine is not None
+    assert theirs is not None
+    theirs.team = "blue"
+    await theirs.save()
+    return mine
+
+
+async def elsewhere(server: Server) -> None:
+    """Another process's class of this name gives the indexes other slots than this one's would."""
+
+    class Member(Model):
+        kind = IndexedField(type=str, null=True)
+        name = KeyField()
+        team = Field(type=str, default="red")
+        points = SortedField(type=int, default=0, partition_by="team")
+
+    async with connect(server.url):
+        await Member.create(name="other", kind="k")
+
+
+async def test_reads_see_the_save_before_them_though_it_is_planned_again(db: Database, clean_server: Server) -> None:
+    mine = await overtaken()
+    mine.points = 5
+    _, loaded, count, exists = await asyncio.gather(
+        mine.save(),
+        Member.load(name="m"),
+        Member.query.filter(team="blue", points=5).count(),
+        Member.exists(team="blue", points=5),
+    )
+    assert (loaded.points, loaded.team, count, exists) == (5, "blue", 1, True)
+    assert_true(clean_server, [Member])
+
+
+async def test_writes_keep_their_order_though_one_is_planned_again(db: Database, clean_server: Server) -> None:
+    mine = await overtaken()
+    latest = await Member.load(name="m")
+    mine.points, latest.points = 7, 9
+    await asyncio.gather(mine.save(), latest.save())
+    again = await Member.load(name="m")
+    assert again.points == 9
+    assert_true(clean_server, [Member])
+
+
+async def test_a_delete_comes_after_the_save_before_it_though_that_is_planned_again(
+    db: Database, clean_server: Server
+) -> None:
+    mine = await overtaken()
+    mine.points = 7
+    assert await asyncio.gather(mine.save(), mine.delete(), Member.load(name="m")) == [True, True, None]
+    assert_true(clean_server, [Member])
+
+
+async def test_order_holds_over_calls_and_lanes_while_things_are_planned_again(clean_server: Server) -> None:
+    """Each load sees the create before it, at any distance; both go through calls that a strange slot table returns."""
+    await elsewhere(clean_server)
+    for gap in (0, 20, 100, 150):
+        async with connect(clean_server.url):  # which knows no slot table
+            asked: list[Any] = []
+            for number in range(700):
+                text = "x" * (BIG + 1) if number % 100 == 99 else None
+                asked.append(Member.create(name=f"{gap}/{number}", points=number, text=text))
+                if number >= gap:
+                    asked.append(Member.load(name=f"{gap}/{number - gap}"))
+            found = await asyncio.gather(*asked)
+            assert None not in found
+            assert (await maintenance.check(Member)).clean
+
+
+async def test_what_waits_behind_is_held_and_sent_once_more(db: Database, clean_server: Server) -> None:
+    mine = await overtaken()
+    mine.points = 5
+    with count_commands(clean_server) as counted:
+        await asyncio.gather(mine.save(), *(Member.load(name=f"n{n}") for n in range(20)))
+    assert counted.round_trips == 2
+
+
+async def test_a_read_that_has_to_sweep_keeps_its_place(db: Database, clean_server: Server) -> None:
+    """More records have expired than one call sweeps, so the read before the delete is planned again."""
+    keep = await Member.create(name="keep")
+    for _ in range(2):
+        due = [Member(name=f"due{n}") for n in range(1000)]
+        await asyncio.gather(*(member.save(expire_in=0.5) for member in due))
+        await asyncio.sleep(0.7)
+        before, gone, after = await asyncio.gather(Member.load(name="keep"), keep.delete(), Member.load(name="keep"))
+        assert (before is not None, gone, after) == (True, True, None)
+        keep = await Member.create(name="keep")
+    assert await Member.query.count() == 1
+    assert_true(clean_server, [Member])
+
+
+async def test_what_is_cancelled_while_it_is_planned_again_is_not_done_and_holds_up_nobody(
+    clean_server: Server,
+) -> None:
+    async with FaultProxy(clean_server) as proxy, connect(proxy.url):
+        mine = await overtaken()
+        mine.points = 7
+        held = proxy.hold_reply(command="EVALSHA")
+        save = asyncio.create_task(mine.save())
+        load = asyncio.create_task(Member.load(name="m"))
+        await held.happened()
+        save.cancel()
+        held.release()
+        loaded = await load
+        assert (loaded.points, loaded.team) == (1, "blue")
+    assert_true(clean_server, [Member])
+
+
+async def test_a_transaction_keeps_its_place_though_it_is_planned_again(db: Database, clean_server: Server) -> None:
+    async def together(member: Member) -> None:
+        async with transaction() as tx:
+            tx.save(Member(name="first"))
+            tx.save(member)
+
+    mine = await overtaken()
+    mine.points = 5
+    done, loaded, first = await asyncio.gather(
+        together(mine), Member.load(name="m"), Member.load(name="first"), return_exceptions=True
+    )
+    assert done is None
+    assert (loaded.points, loaded.team) == (5, "blue")
+    assert first is not None
+    assert_true(clean_server, [Member])
+
+
+async def test_a_transaction_under_a_strange_slot_table_keeps_its_place(clean_server: Server) -> None:
+    await elsewhere(clean_server)
+
+    async def together() -> None:
+        async with transaction() as tx:
+            tx.save(Badge(name="b"))
+            tx.save(Member(name="m", kind="k"))
+
+    async with connect(clean_server.url):
+        await Badge.create(name="known")
+        _, found = await asyncio.gather(together(), Member.query.filter(kind="k").keys())
+        assert sorted(found) == ["Member:m", "Member:other"]
+        assert (await maintenance.check(Member, Badge)).clean
+
+
+# What is under way stays as it was asked for --------------------------------------------------------------------------
+
+
+async def test_what_is_assigned_to_a_new_instance_under_way_is_not_half_stored(clean_server: Server) -> None:
+    await elsewhere(clean_server)
+    async with connect(clean_server.url):  # so that the save is planned twice
+        member = Member(name="m", team="red", points=3, kind="early")
+
+        async def assign() -> None:
+            member.name, member.team, member.points, member.kind = "n", "blue", 4, "late"
+
+        await asyncio.gather(member.save(), assign())
+        assert await Member.query.filter(team="red", points=3, kind="early").keys() == ["Member:m"]
+        assert await Member.query.filter(kind="late").count() == 0
+        assert member.db_key.redis_key == "Member:m"
+        assert (await maintenance.check(Member)).clean
+        assert await member.save()
+        assert await Member.query.filter(team="blue", points=4, kind="late").keys() == ["Member:n"]
+
+
+async def test_what_is_assigned_to_a_stored_instance_under_way_is_not_half_stored(
+    db: Database, clean_server: Server
+) -> None:
+    mine = await overtaken()
+    mine.points, mine.kind = 5, "early"
+
+    async def assign() -> None:
+        mine.points, mine.kind, mine.name = 99, "late", "n"
+
+    await asyncio.gather(mine.save(), assign())
+    assert_true(clean_server, [Member])
+    assert await Member.query.filter(team="blue", points=5, kind="early").keys() == ["Member:m"]
+
+
+async def test_what_is_assigned_during_a_transaction_is_not_half_stored(clean_server: Server) -> None:
+    await elsewhere(clean_server)
+    async with connect(clean_server.url):
+        member = Member(name="m", points=3, kind="early")
+
+        async def together() -> None:
+            async with transaction() as tx:
+                tx.save(member)
+
+        async def assign() -> None:
+            await asyncio.sleep(0)
+            member.points, member.kind = 4, "late"
+
+        await asyncio.gather(together(), assign())
+        assert await Member.query.filter(team="red", points=3, kind="early").keys() == ["Member:m"]
+        assert (await maintenance.check(Member)).clean
+
+
+async def test_two_verbs_on_an_instance_that_the_first_makes_new(db: Database, clean_server: Server) -> None:
+    mine = await Member.create(name="m")
+    _, _, points = await asyncio.gather(mine.delete(), Member.create(name="m", points=10), mine.increment("points", 2))
+    assert points == mine.points == 12
+    assert mine.is_saved
+    mine.kind = "k"
+    await mine.save()
+    _, _, again = await asyncio.gather(mine.delete(), Member.create(name="m", points=20), mine.refresh())
+    assert again.points == 20
+    assert again.is_saved
+    assert_true(clean_server, [Member])
+
+
+async def test_two_saves_at_once_that_may_create_anew(db: Database, clean_server: Server) -> None:
+    mine = await Member.create(name="m")
+    await Member.ref(name="m").delete()
+    mine.points = 5
+    assert await asyncio.gather(mine.save(if_gone="create"), mine.save(if_gone="create")) == [True, True]
+    assert await asyncio.gather(mine.delete(), mine.save(if_gone="create")) == [True, True]
+    assert [member.points for member in await Member.query.all()] == [5]
+    assert_true(clean_server, [Member])
