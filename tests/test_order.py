@@ -244,3 +244,35 @@ async def test_two_saves_at_once_that_may_create_anew(db: Database, clean_server
     assert await asyncio.gather(mine.delete(), mine.save(if_gone="create")) == [True, True]
     assert [member.points for member in await Member.query.all()] == [5]
     assert_true(clean_server, [Member])
+
+
+# The same while connections break ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("lost", ["request", "reply"])
+async def test_order_holds_where_a_call_that_returns_operations_is_sent_again(
+    clean_server: Server, lost: str, nth: int
+) -> None:
+    async with FaultProxy(clean_server) as proxy, connect(proxy.url) as db:
+        mine = await overtaken()
+        count = await Member.create(name="count")
+        mine.points = 5
+        fault = (proxy.cut_request if lost == "request" else proxy.cut_reply)(1, nth=nth, command="EVALSHA")
+        answers = await asyncio.gather(
+            count.increment("points"),
+            mine.save(),
+            count.increment("points"),
+            Member.load(name="m"),
+            mine.delete(),
+            Member.create(name="m", points=6, if_exists="error"),
+            Member.load(name="m"),
+        )
+        assert answers[:3] == [1, True, 2]
+        read_again = (lost, nth) == ("reply", 2)  # of a call whose writes were done: reads see what these left
+        assert [member.points for member in (answers[3], answers[5], answers[6])] == [6 if read_again else 5, 6, 6]
+        assert answers[4] is True
+        if nth < 3:
+            await fault.happened()
+            assert db.stats().resent == 1
+    assert_true(clean_server, [Member])
