@@ -41,6 +41,7 @@ class Change:
         self.key: str = state.get("_key") or ""
         self.before: State = {}
         self.stamps: State = {}
+        self.sent = state
 
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
@@ -67,26 +68,31 @@ class Change:
         return failure(self.schema, self.key, self.state, outcome, binding)
 
     def withdraw(self) -> None:
-        """Give the instance the values back that it had before this change was prepared."""
-        self.state.update(self.before)
+        """The change was not made."""
 
-    def _stamp(self, now: float, inserting: bool) -> frozenset[str]:
-        """Give the fields that follow the clock this save's time; the names of those that changed."""
+    def _stamp(self, now: float, inserting: bool) -> None:
+        """Send this save's time for the fields that follow the clock. The instance has it when it is stored."""
         state, when = self.state, datetime.fromtimestamp(now, UTC)
-        self.before = {field.name: state.get(field.name) for field in self.schema.stamped}
         for field in self.schema.stamped:
-            self.stamps[field.name] = state[field.name] = field.stamp(state.get(field.name), when, inserting)
-        return frozenset(name for name, value in self.before.items() if value is not state[name])
+            before = state.get(field.name)
+            stamped = field.stamp(before, when, inserting)
+            if stamped is not before:
+                self.before[field.name], self.stamps[field.name] = before, stamped
+        self.sent = {**state, **self.stamps}
 
-    def _encode(self, names: frozenset[str] | None = None) -> list[Any]:
-        try:
-            return encode(self.schema, self.state, names)
-        except BaseException:
-            self.withdraw()
-            raise
+    def _show_stamps(self) -> None:
+        """Give the instance the times that are stored now, but where somebody assigned another one since."""
+        state, stored = self.state, stored_texts(self.schema, self.state)
+        for name, stamp in self.stamps.items():
+            value = state.get(name)
+            known = value is not None and self.schema.fields[name].checked(value) == stored.get(name)
+            if known or value is self.before[name]:
+                state[name] = stamp
 
     def _remember(self, stored: Mapping[str, bytes | None] | list[Any], outcome: Outcome) -> None:
         state = self.state
+        if self.stamps:
+            self._show_stamps()
         state["_key"], state["_stored"] = self.key, stored
         for name in self.schema.beside:
             self.schema.fields[name].settle(state.get(name))
@@ -128,7 +134,7 @@ class Insert(Change):
             raise _no_such(schema, if_exists)
         if schema.stamped:
             self._stamp(now, inserting=True)
-        self.encoded, self.values = self._encode(), state
+        self.encoded, self.values = encode(schema, self.sent), self.sent
         self.if_exists, self.timing, self.found = if_exists, timing, found
 
     def plan(self, binding: Binding) -> Operation:
@@ -140,8 +146,15 @@ class Insert(Change):
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Key and entries are those of the texts that will be stored."""
-        self.values = stored_values(self.schema, dict(zip(self.schema.fields, self.encoded, strict=True)))
+        self.values = self._to_store()
         return self.schema
+
+    def failure(self, outcome: Outcome, binding: Binding) -> PopotoError:
+        """The error that an outcome stands for, of the values that were to be stored."""
+        return failure(self.schema, self.key, self._to_store(), outcome, binding)
+
+    def _to_store(self) -> State:
+        return stored_values(self.schema, dict(zip(self.schema.fields, self.encoded, strict=True)))
 
     def settle(self, outcome: Outcome) -> None:
         """The instance is a stored one."""
@@ -165,17 +178,19 @@ class Update(Change):
         super().__init__(schema, state)
         if if_exists not in _IF_EXISTS:
             raise _no_such(schema, if_exists)
-        stamped = self._stamp(now, inserting=False) if schema.stamped else frozenset()
-        names = names if names is None else names | stamped
-        encoded = dict(zip(schema.fields, self._encode(names), strict=True))
+        if schema.stamped:
+            self._stamp(now, inserting=False)
+            names = names if names is None else names | self.stamps.keys()
+        encoded = dict(zip(schema.fields, encode(schema, self.sent, names), strict=True))
         stored = stored_texts(schema, state)
         partial = "_stub" in state  # of which what was assigned is known to be different
+        under_way = state.get("_under_way", {})  # which may be stored before this is
         self.changed = {
             name: encoded.get(name)
             for name in schema.fields
             if (names is None or name in names)
-            and name in state
-            and (encoded.get(name) != stored.get(name) or (partial and name not in stored))
+            and name in self.sent
+            and (encoded.get(name) != stored.get(name) or (partial and name not in stored) or name in under_way)
         }
         self.origin, self.version = self.key, state.get("_version")
         self.if_exists, self.timing, self.add = if_exists, timing, add
@@ -190,15 +205,20 @@ class Update(Change):
                 key=self.key,
                 hint="create a new record and delete this one",
             )
-        self.base, self.values = stored, {name: state.get(name) for name in schema.fields}
+        self.base, self.values = stored, {name: self.sent.get(name) for name in schema.fields}
         # What is not written counts as stored, not as the instance has it; which may be what can't be stored at all.
         kept = {
             name: stored.get(name)
             for name, text in encoded.items()
-            if name not in self.changed and (text != stored.get(name) or (text is None and state.get(name) is not None))
+            if name not in self.changed
+            and (text != stored.get(name) or (text is None and self.values[name] is not None))
         }
         if kept:
             self.values.update(stored_values(schema, kept))
+        self._under_way: dict[str, int] = state.setdefault("_under_way", {})
+        self._counted = tuple(self.changed)
+        for name in self._counted:
+            self._under_way[name] = self._under_way.get(name, 0) + 1
 
     def plan(self, binding: Binding) -> Operation:
         """The changed fields, the entries they touch, and the move to another key where the key changed."""
@@ -223,17 +243,33 @@ class Update(Change):
         if outcome[0] == b"moved":
             row = zip(self.schema.fields, outcome[1], strict=False)
             self.base = {name: text for name, text in row if text is not None}
-        texts = dict.fromkeys(self.schema.fields)
-        self.values = stored_values(self.schema, {**texts, **self.base, **self.changed})
+        self.values = self._to_store()
         return self.schema
+
+    def _to_store(self) -> State:
+        return stored_values(self.schema, {**dict.fromkeys(self.schema.fields), **self.base, **self.changed})
 
     def failure(self, outcome: Outcome, binding: Binding) -> PopotoError:
         """The error that an outcome stands for; of the record itself, under the key where it was looked for."""
         key = self.origin if outcome[0] in (b"gone", b"stale") else self.key
-        return failure(self.schema, key, self.state, outcome, binding)
+        return failure(self.schema, key, self._to_store(), outcome, binding)
+
+    def withdraw(self) -> None:
+        """The change was not made: nothing of it is under way any more."""
+        self._arrive()
+
+    def _arrive(self) -> None:
+        counts, names, self._counted = self._under_way, self._counted, ()
+        for name in names:
+            counts[name] -= 1
+            if not counts[name]:
+                del counts[name]
+        if not counts and self.state.get("_under_way") is counts:
+            del self.state["_under_way"]
 
     def settle(self, outcome: Outcome) -> None:
         """The instance knows what was stored, the sum included."""
+        self._arrive()
         # Another verb may have made the instance a new one since.
         stored = {**(stored_texts(self.schema, self.state) or self.base), **self.changed}
         if self.moves and self.schema.referrers:

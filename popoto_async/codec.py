@@ -39,8 +39,9 @@ _json = msgspec.json.Encoder().encode
 
 def float_bytes(value: float) -> bytes:
     """The shortest text of 15 to 17 significant digits that reads back as the same double."""
+    value = float.__float__(value)
     if 1e-4 <= abs(value) < 1e15:  # where JSON has the same digits, and no exponent; msgspec is quicker than `repr`
-        return _json(float(value)).removesuffix(b".0")
+        return _json(value).removesuffix(b".0")
     text = f"{value:.15g}"
     if float(text) != value:
         text = f"{value:.16g}"
@@ -159,7 +160,15 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     set: (8, lambda v: _pack_sorted(v)),
     frozenset: (9, lambda v: _pack_sorted(v)),
 }
-_BASES: tuple[Any, ...] = (int, str, float, bytes, list, dict)
+_BASES: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__,
+    str: str.__str__,
+    float: float.__float__,
+    bytes: lambda v: bytes.__getitem__(v, slice(None)),
+    list: lambda v: list.__getitem__(v, slice(None)),
+    dict: lambda v: dict(dict.items(v)),
+}
+"""What is stored of values that derive from these: what they are, however they show themselves."""
 _PLAIN = (str, float, bool, bytes, type(None))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ext_hook=lambda code, data: _TAGS[code](bytes(data))).decode
@@ -182,9 +191,9 @@ def _portable(value: Any) -> Any:
     if (writer := _WRITERS.get(kind)) is not None:
         return msgspec.msgpack.Ext(writer[0], writer[1](value))
     if not isinstance(value, Enum):  # a subclass is stored as what it derives from
-        for base in _BASES:
+        for base, plain in _BASES.items():
             if isinstance(value, base):
-                return _portable(base(value))
+                return _portable(plain(value))
         for base, (code, write) in _WRITERS.items():
             if isinstance(value, base):
                 return msgspec.msgpack.Ext(code, write(value))
@@ -272,7 +281,7 @@ class Codec(msgspec.Struct, frozen=True):
 
 _CODECS: dict[type, Codec] = {
     str: Codec(str, str.encode, bytes.decode, token=str.__str__, compare="text"),
-    bytes: Codec(bytes, bytes, bytes, compare="text"),
+    bytes: Codec(bytes, _BASES[bytes], bytes, compare="text"),
     int: Codec(int, lambda v: b"%d" % v, int, token=_int_text, score=_safe_float, number=int, compare="number"),
     bool: Codec(
         bool,

@@ -122,13 +122,20 @@ async def save_or_create(
         try:
             return await save(if_exists=if_exists)
         except RecordGone:
+            if state.get("_key") not in (key, None):
+                continue  # another save of it has moved it meanwhile
+            unknown = schema.fields.keys() - state.keys()
             stored = forget(schema, state)
         # Under its own key it may have come back meanwhile; what stands under another key is another record.
         moved = database_of(schema).binding(schema).record_key(state) != key
         try:
             return await save(if_exists=if_exists if moved else "error")
         except BaseException as error:
-            state.update(stored)
+            if state.get("_key") is None:
+                for name in unknown:  # to a stub, which has to stay one
+                    if state.get(name) is None:
+                        state.pop(name, None)
+                state.update(stored)
             if moved or not isinstance(error, AlreadyExists):
                 raise
 

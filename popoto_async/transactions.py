@@ -83,7 +83,6 @@ class Together:
         if outcome[0] == b"ok":
             for step, change, done in zip(self._steps, self._changes, outcome[1], strict=True):
                 state = step.instance.__dict__
-                state.update(change.stamps)
                 change.state = state
                 change.settle(done)
             return
@@ -110,7 +109,7 @@ class Together:
 def _expected(change: Change, binding: Binding) -> State:
     """The state of an instance when this change will have been made, for the next step that is about it."""
     change.plan(binding)  # which says under which key
-    state = {**change.state, "_key": change.key}
+    state = {**change.state, **change.stamps, "_key": change.key}
     state.pop("_version", None)  # the script carries out both: nobody can come between them
     if isinstance(change, Delete):
         for name in STATE:

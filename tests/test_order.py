@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from popoto_async import Database, Field, IndexedField, KeyField, Model, SortedField, connect, maintenance, transaction
+from popoto_async import (
+    Database,
+    DatetimeField,
+    Field,
+    IndexedField,
+    KeyField,
+    Model,
+    NotLoaded,
+    SortedField,
+    UniqueField,
+    UniqueViolation,
+    connect,
+    maintenance,
+    transaction,
+)
 from popoto_async.dispatcher import BIG
 from tests.model_of_store import assert_true
 from tests.proxy import FaultProxy
@@ -243,6 +258,95 @@ async def test_two_saves_at_once_that_may_create_anew(db: Database, clean_server
     assert await asyncio.gather(mine.save(if_gone="create"), mine.save(if_gone="create")) == [True, True]
     assert await asyncio.gather(mine.delete(), mine.save(if_gone="create")) == [True, True]
     assert [member.points for member in await Member.query.all()] == [5]
+    assert_true(clean_server, [Member])
+
+
+class Diary(Model):
+    name = KeyField()
+    code = UniqueField(type=int)
+    count = Field(type=int, default=0)
+    created = DatetimeField(auto_now_add=True)
+    changed = DatetimeField(auto_now=True)
+
+
+async def test_a_save_that_fails_takes_no_time_from_one_that_does_not(db: Database, clean_server: Server) -> None:
+    await Diary.create(name="other", code=1)
+    for diary in (Diary(name="new", code=1), await Diary.create(name="old", code=2)):
+        diary.code = 1
+        failing = asyncio.create_task(diary.save())
+        await asyncio.sleep(0)
+        diary.code = 3 if diary.name == "new" else 4
+        done = asyncio.create_task(diary.save())
+        outcomes = await asyncio.gather(failing, done, return_exceptions=True)
+        assert isinstance(outcomes[0], UniqueViolation)
+        assert "value 1 " in str(outcomes[0]), "what was to be stored, not what was assigned since"
+        stored = await Diary.load(name=diary.name)
+        assert stored is not None
+        assert (stored.created, stored.changed, stored.code) == (diary.created, diary.changed, diary.code)
+        diary.count += 1
+        await diary.save()
+        stored = await Diary.load(name=diary.name)
+        assert stored is not None
+        assert (stored.created, stored.changed) == (diary.created, diary.changed)
+        assert stored.created is not None
+    assert_true(clean_server, [Diary])
+
+
+async def test_a_time_that_is_assigned_while_a_save_is_under_way_is_the_next_saves(db: Database) -> None:
+    diary = Diary(name="d", code=1)
+    saving = asyncio.create_task(diary.save())
+    await asyncio.sleep(0)
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    diary.created = long_ago
+    assert await saving
+    assert diary.created == long_ago
+    await diary.save()
+    stored = await Diary.load(name="d")
+    assert stored is not None
+    assert stored.created == long_ago
+
+
+@pytest.mark.parametrize("names", [None, ["points"]])
+async def test_the_value_of_the_last_save_stands(db: Database, clean_server: Server, names: list[str] | None) -> None:
+    """Also where it is the one that the instance last knew to be stored, while another one is on its way."""
+    member = await Member.create(name="m", points=1)
+    saves = []
+    for points in (2, 1, 3, 1):
+        member.points = points
+        saves.append(asyncio.create_task(member.save(names)))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*saves) == [True] * 4
+    assert await Member.query.filter(team="red", points=1).count() == 1
+    assert "_under_way" not in member.__dict__
+    assert_true(clean_server, [Member])
+
+
+async def test_a_stub_whose_record_could_not_be_created_is_a_stub_again(db: Database, clean_server: Server) -> None:
+    await Diary.create(name="other", code=1)
+    stub = Diary.ref(name="d")
+    stub.code = 1
+    with pytest.raises(UniqueViolation):
+        await stub.save(if_gone="create")
+    with pytest.raises(NotLoaded):
+        _ = stub.count
+    await Diary.create(name="d", code=2, count=7)
+    stub.code = 3
+    await stub.save()
+    stored = await Diary.load(name="d")
+    assert stored is not None
+    assert (stored.code, stored.count) == (3, 7)
+
+
+async def test_a_renamed_stub_that_is_saved_twice_keeps_what_it_never_loaded(
+    db: Database, clean_server: Server
+) -> None:
+    await Member.create(name="m", points=5, kind="k")
+    stub = Member.ref(name="m")
+    stub.name = "n"
+    assert await asyncio.gather(stub.save(), stub.save(if_gone="create")) == [True, True]
+    stored = await Member.load(name="n")
+    assert stored is not None
+    assert (stored.points, stored.kind) == (5, "k")
     assert_true(clean_server, [Member])
 
 

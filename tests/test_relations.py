@@ -129,6 +129,22 @@ async def test_records_of_other_models_and_incomplete_ones_are_invalid() -> None
         Reservation.query.filter(guest__in=[None])
 
 
+async def test_new_records_that_refer_to_one_another_in_a_circle(db: Database, clean_server: Server) -> None:
+    first, second = Reservation(code="1"), Reservation(code="2")
+    first.before, second.before = second, first
+    assert first.errors() == {}
+    assert await asyncio.gather(first.save(), second.save()) == [True, True]
+    own = Reservation(code="own")
+    own.before = own
+    assert await own.save()
+    assert await Reservation.query.filter(before=own).keys() == ["Reservation:own"]
+    unnamed = Reservation()
+    unnamed.before = unnamed
+    with pytest.raises(ValidationError, match=r"must not be null|not complete"):
+        await unnamed.save()
+    assert_true(clean_server, MODELS)
+
+
 async def test_a_namespace_is_part_of_the_key(clean_server: Server) -> None:
     async with connect(clean_server.url, namespace="my app"):
         guest = await Guest.create(name="ann")

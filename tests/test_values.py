@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -304,6 +305,65 @@ async def test_a_value_of_a_derived_type_is_stored_as_what_it_derives_from(
         assert await Thing.query.filter(plain=found).count() == 1
     with pytest.raises(UniqueViolation):
         await Thing.get_or_create(id=other, defaults={"plain": plain, "indexed": plain, "unique": plain, "several": []})
+
+
+async def test_a_container_stores_what_a_derived_value_is_not_what_it_shows(db: Database) -> None:
+    class Secret(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "***"
+
+    class Rounded(float):
+        def __float__(self) -> float:
+            return 99.0
+
+    class Twice(int):
+        def __int__(self) -> int:
+            return 99
+
+    class Reversed(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return reversed(list(super().__iter__()))
+
+    class Empty(dict[str, Any]):
+        def items(self) -> Any:
+            return {}.items()
+
+    class Other(bytes):
+        def __bytes__(self) -> bytes:
+            return b"other"
+
+    class Note(Model):
+        id = KeyField()
+        several = ListField()
+        raw = BytesField()
+        size = SortedField(type=float)
+
+    values: list[Any] = [Secret("s"), Rounded(2.5), Twice(7), Reversed([1, 2]), Empty(a=1), Other(b"o")]
+    await Note.create(id="a", several=values, raw=Other(b"o"), size=Rounded(2.5))
+    row = await Note.load(id="a")
+    assert row is not None
+    assert row.several == ["s", 2.5, 7, [1, 2], {"a": 1}, b"o"]
+    assert (row.raw, row.size) == (b"o", 2.5)
+    assert await Note.query.filter(size__gte=2.5, size__lte=2.5).count() == 1
+
+
+async def test_members_of_an_enum_of_floats_are_floats(db: Database) -> None:
+    class Size(float, Enum):
+        NONE = 0.0
+        SMALL = 1e-7
+        SOME = 1.5
+        HUGE = 1e20
+
+    class Box(Model):
+        id = KeyField()
+        size = SortedField(type=float)
+
+    for member in Size:
+        await Box.create(id=member.name, size=member)
+    assert [box.size for box in await Box.query.order_by("size")] == [0.0, 1e-7, 1.5, 1e20]
+    assert await Box.query.filter(size=Size.NONE).keys() == ["Box:NONE"]
 
 
 async def test_a_number_of_a_derived_type_is_added(db: Database) -> None:

@@ -169,8 +169,10 @@ class Relationship(Field[AnyT]):
             return [f"{shorten(value)} is no key of {name}"]
         if not self._is_record(value):
             return [f"must be a {name}, a stub or a redis_key, not {type(value).__name__} {shorten(value)}"]
-        if not value.is_saved and (wrong := value._meta.key_names & value.errors().keys()):
-            return [f"the key of that {name} is not complete: {', '.join(sorted(wrong))}"]
+        if not value.is_saved:
+            keys: dict[str, Any] = {field.name: value.__dict__.get(field.name) for field in value._meta.keys}
+            if wrong := [key for key, part in keys.items() if value._meta.fields[key].problems(part)]:
+                return [f"the key of that {name} is not complete: {', '.join(sorted(wrong))}"]
         return super().problems(value)
 
     def _misfit(self, value: Any) -> str | None:

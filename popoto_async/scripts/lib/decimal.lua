@@ -57,10 +57,10 @@ local function compare_normal_forms(a, b)
   return a.sign * bytes.compare(a.digits, b.digits)
 end
 
--- Whether a text is a number; inf is one, nan is none.
+-- Whether a text is a number; inf is one, nan and what only Lua takes for one (0x10) are none.
 function decimal.is_number(text)
   local x = tonumber(text)
-  return x ~= nil and x == x
+  return x ~= nil and x == x and not text:find('[xX]')
 end
 
 -- -1, 0 or 1, of numbers. Rounding to a double keeps the order, so only numbers that share a double are looked at closely.
