@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from popoto_async.calls import Ticket
@@ -41,25 +41,21 @@ class Backlog:
         operation, models = ticket.operation, ticket.models
         if self.returned is not None:
             self.returned.append(ticket)
-            self._count(models)
-            return
-        if operation.writes:
-            if self._joins:
-                for model in models:
-                    self._joins.pop(model, None)
-        elif operation.join is not None:
-            joins = self._joins.setdefault(operation.layout.klass, {})
-            earlier = joins.get(operation.join)
-            if earlier is not None and not earlier.alone and not ticket.alone:
-                earlier.join(ticket)
-                self._stats.joined += 1
-                return
-            joins[operation.join] = ticket
-        self.tickets.append(ticket)
-        self._count(models)
-        self.wake()
-
-    def _count(self, models: Collection[str]) -> None:
+        else:
+            if operation.writes:
+                if self._joins:
+                    for model in models:
+                        self._joins.pop(model, None)
+            elif operation.join is not None:
+                joins = self._joins.setdefault(operation.layout.klass, {})
+                earlier = joins.get(operation.join)
+                if earlier is not None and not earlier.alone and not ticket.alone:
+                    earlier.join(ticket)
+                    self._stats.joined += 1
+                    return
+                joins[operation.join] = ticket
+            self.tickets.append(ticket)
+            self.wake()
         for model in models:
             self.pending[model] = self.pending.get(model, 0) + 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
@@ -35,12 +36,12 @@ class Change:
     """What every change of a record has: class, the instance's state, the key it is about, the value it comes to."""
 
     begun = False  # whether a part of it is done, so that the rest has to follow
+    stamps: Mapping[str, Any] = MappingProxyType({})  # what fields that follow the clock are to have
+    before: Mapping[str, Any] = stamps  # and what they had
 
     def __init__(self, schema: Schema, state: State, value: Any = True) -> None:
         self.schema, self.state, self.value = schema, state, value
         self.key: str = state.get("_key") or ""
-        self.before: State = {}
-        self.stamps: State = {}
         self.sent = state
 
     def plan(self, binding: Binding) -> Operation:
@@ -73,11 +74,9 @@ class Change:
     def _stamp(self, now: float, inserting: bool) -> None:
         """Send this save's time for the fields that follow the clock. The instance has it when it is stored."""
         state, when = self.state, datetime.fromtimestamp(now, UTC)
-        for field in self.schema.stamped:
-            before = state.get(field.name)
-            stamped = field.stamp(before, when, inserting)
-            if stamped is not before:
-                self.before[field.name], self.stamps[field.name] = before, stamped
+        self.before = {field.name: state.get(field.name) for field in self.schema.stamped}
+        stamped = {field.name: field.stamp(state.get(field.name), when, inserting) for field in self.schema.stamped}
+        self.stamps = {name: value for name, value in stamped.items() if value is not self.before[name]}
         self.sent = {**state, **self.stamps}
 
     def _show_stamps(self) -> None:

@@ -35,11 +35,15 @@ _INT64 = 2**63
 
 
 _json = msgspec.json.Encoder().encode
+_float = float.__float__  # of what derives from float too: its value
+
+_NAT = "it names no instant"
+"""Of pandas' NaT, which is a datetime all the same, and differs from itself."""
 
 
 def float_bytes(value: float) -> bytes:
     """The shortest text of 15 to 17 significant digits that reads back as the same double."""
-    value = float.__float__(value)
+    value = _float(value)
     if 1e-4 <= abs(value) < 1e15:  # where JSON has the same digits, and no exponent; msgspec is quicker than `repr`
         return _json(value).removesuffix(b".0")
     text = f"{value:.15g}"
@@ -61,18 +65,15 @@ def as_utc(value: datetime) -> datetime:
 # The texts are those of the types themselves: what derives from one may show itself otherwise.
 
 
-def _require_instant(value: datetime) -> None:
-    if value != value:
-        raise ValueError("it names no instant")  # pandas' NaT, which is a datetime all the same
-
-
 def _datetime_text(value: datetime) -> bytes:
-    _require_instant(value)
+    if value != value:
+        raise ValueError(_NAT)
     return datetime.isoformat(as_utc(value).replace(tzinfo=None), timespec="microseconds").encode() + b"Z"
 
 
 def _datetime_iso(value: datetime) -> bytes:
-    _require_instant(value)
+    if value != value:
+        raise ValueError(_NAT)
     return datetime.isoformat(value).encode()
 
 
@@ -163,7 +164,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
 _BASES: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
     str: str.__str__,
-    float: float.__float__,
+    float: _float,
     bytes: lambda v: bytes.__getitem__(v, slice(None)),
     list: lambda v: list.__getitem__(v, slice(None)),
     dict: lambda v: dict(dict.items(v)),

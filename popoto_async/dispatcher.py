@@ -103,7 +103,8 @@ class Dispatcher:
 
     @property
     def _full(self) -> bool:
-        return sum(len(lane.backlog.tickets) for lane in self.lanes) >= self._limit
+        small, big = self.lanes
+        return len(small.backlog.tickets) + len(big.backlog.tickets) >= self._limit
 
     def _give_up(self, patience: float) -> None:
         """Fail those who have waited long enough, while the queue is full; they stand first."""
