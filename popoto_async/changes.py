@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
+from popoto_async.errors import ModelException, PopotoError, StaleRecord, ValidationError, shorten
 from popoto_async.fields.relationship import relations
 from popoto_async.outcomes import failure
 from popoto_async.plan import Guard, Operation, Outcome, Test
@@ -19,6 +19,9 @@ from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
 from popoto_async.records import State, encode, stored_texts, stored_values
 from popoto_async.schema import Binding, Schema
+
+MOST_ATTEMPTS = 50
+"""Times that a save is planned on what others have stored meanwhile: all that is asked after it has to wait for it."""
 
 STATE = ("_key", "_stored", "_version", "_stub")
 """What makes an instance a stored one."""
@@ -37,7 +40,7 @@ class Change:
 
     begun = False  # whether a part of it is done, so that the rest has to follow
     stamps: Mapping[str, Any] = MappingProxyType({})  # what fields that follow the clock are to have
-    before: Mapping[str, Any] = stamps  # and what they had
+    before: Mapping[str, Any] = stamps  # values of the instance that it may be given others for, as they were
 
     def __init__(self, schema: Schema, state: State, value: Any = True) -> None:
         self.schema, self.state, self.value = schema, state, value
@@ -81,12 +84,19 @@ class Change:
 
     def _show_stamps(self) -> None:
         """Give the instance the times that are stored now, but where somebody assigned another one since."""
-        state, stored = self.state, stored_texts(self.schema, self.state)
+        state, shown = self.state, self.state.get("_shown", {})
         for name, stamp in self.stamps.items():
-            value = state.get(name)
-            known = value is not None and self.schema.fields[name].checked(value) == stored.get(name)
-            if known or value is self.before[name]:
+            if state.get(name) is shown.get(name) or self._is_untouched(name):
                 state[name] = stamp
+        state["_shown"] = self.stamps
+
+    def _is_untouched(self, name: str) -> bool:
+        """Whether a field's value is the one that it had before this change, or the stored one: nobody assigned it."""
+        value = self.state.get(name)
+        if value is self.before[name]:
+            return True
+        stored = stored_texts(self.schema, self.state).get(name)
+        return value is not None and self.schema.fields[name].checked(value) == stored
 
     def _remember(self, stored: Mapping[str, bytes | None] | list[Any], outcome: Outcome) -> None:
         state = self.state
@@ -163,6 +173,8 @@ class Insert(Change):
 class Update(Change):
     """The changed fields of a stored record, of `names` only where given; and a number to add on the server."""
 
+    attempts = 0
+
     def __init__(
         self,
         schema: Schema,
@@ -193,6 +205,8 @@ class Update(Change):
         }
         self.origin, self.version = self.key, state.get("_version")
         self.if_exists, self.timing, self.add = if_exists, timing, add
+        if add is not None:
+            self.before = {**self.before, add.field: state.get(add.field)}
         self.moves = any(field.name in self.changed for field in schema.keys)
         for field in schema.keys if self.moves else ():
             if field.name not in state:
@@ -240,6 +254,15 @@ class Update(Change):
     def overtaken(self, outcome: Outcome) -> Schema:
         """Key and entries are those of the texts that will be stored then, on what somebody else stored."""
         if outcome[0] == b"moved":
+            self.attempts += 1
+            if self.attempts == MOST_ATTEMPTS:
+                raise StaleRecord(
+                    f"{self.schema.model}: {self.origin!r} was changed by others at each of {MOST_ATTEMPTS} attempts"
+                    " to save it; nothing was saved",
+                    model=self.schema.model,
+                    key=self.origin,
+                    hint="save it again when fewer write to it at once",
+                )
             row = zip(self.schema.fields, outcome[1], strict=False)
             self.base = {name: text for name, text in row if text is not None}
         self.values = self._to_store()
@@ -277,8 +300,11 @@ class Update(Change):
                 self.state["_moved"] = self.origin
         if self.add:
             name = self.add.field
+            untouched = self._is_untouched(name)
             stored[name] = outcome[2]
-            self.value = self.state[name] = self.schema.fields[name].codec.decode(outcome[2])
+            self.value = self.schema.fields[name].codec.decode(outcome[2])
+            if untouched:
+                self.state[name] = self.value
         self._remember(stored, outcome)
 
     def _follow(self, stored: dict[str, bytes | None]) -> None:

@@ -175,7 +175,7 @@ class Flight(asyncio.Future[T]):
             else:
                 self._again(request, status, outcome)
         except BaseException as error:
-            self._end(error)
+            self.fail(error)
 
     def _again(self, request: Request[T], status: bytes, outcome: Outcome) -> None:
         schema = request.overtaken(outcome)

@@ -245,9 +245,7 @@ class Lane:
             for ticket in call.tickets:
                 for trace in ticket.traces:
                     trace.record(self._stats.round_trips, ticket.operation.name, ticket.operation.layout.model)
-            # All are held behind the first that has to be planned again, so the last one tells whether there is any.
-            held = call.tickets[-1].outcome[0] in AGAIN
-            again = [ticket for ticket in call.tickets if ticket.outcome[0] in AGAIN] if held else []
+            again = [ticket for ticket in call.tickets if ticket.outcome[0] in AGAIN] if tells else []
             self._answered += (
                 [ticket for ticket in call.tickets if ticket.outcome[0] not in AGAIN] if again else call.tickets
             )

@@ -91,6 +91,10 @@ class Model:
                 shown.append(f"{name}={field.plain(state[name]) if field.is_relation else state[name]!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has too: all but what is under way."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_under_way", "_shown")}
+
     # Looking at an instance --------------------------------------------------------------------------------------
 
     @property

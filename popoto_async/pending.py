@@ -32,6 +32,7 @@ class Pending(Generic[T]):
 
     def _as_coroutine(self) -> Coroutine[Any, Any, T]:
         if self._coroutine is None:
+            self._told = True  # also where it can't be made, of these arguments
             self._coroutine = self._make()
         return self._coroutine
 

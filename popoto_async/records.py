@@ -10,6 +10,7 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 | `_stub` | what to write to load it, while it is a stub, which knows its key alone |
 | `_moved` | the key it had, while records that refer to it have yet to be told its new one |
 | `_under_way` | how many saves that are not answered yet write a field, by its name; only where there are any |
+| `_shown` | the times that fields which follow the clock were given by the last save; only where there are any |
 | `_corrupt` | stored bytes that could not be decoded, by field; only where there are any |
 """
 

@@ -261,6 +261,7 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     key = require_stored(schema, state, "refresh")
     known_fields(schema, names)
     wanted = list(names or schema.fields)
+    before = {name: state.get(name) for name in wanted}
     columns = [*wanted, "$v"]
     status, outcome, binding = await ask(
         "refresh", schema, lambda bound: plan_load(bound, key, columns), cost=ADMISSION // 2, timeout=timeout
@@ -276,6 +277,8 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     for name, raw in zip(wanted, row[:-1], strict=True):
         stored[name] = raw
         corrupt.pop(name, None)
+        if state.get(name) is not before[name]:
+            continue  # assigned since this was asked
         state[name] = None
         if raw is not None:
             try:

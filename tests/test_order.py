@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +20,14 @@ from popoto_async import (
     Model,
     NotLoaded,
     SortedField,
+    StaleRecord,
     UniqueField,
     UniqueViolation,
     connect,
     maintenance,
     transaction,
 )
+from popoto_async.changes import MOST_ATTEMPTS, Update
 from popoto_async.dispatcher import BIG
 from tests.model_of_store import assert_true
 from tests.proxy import FaultProxy
@@ -350,6 +355,78 @@ async def test_a_renamed_stub_that_is_saved_twice_keeps_what_it_never_loaded(
     assert_true(clean_server, [Member])
 
 
+async def test_what_is_assigned_while_a_number_is_added_or_read_again_is_the_next_saves(db: Database) -> None:
+    mine = await Member.create(name="m", points=5)
+
+    async def assign(points: int) -> None:
+        mine.points = points
+        await mine.save()
+
+    added, _ = await asyncio.gather(mine.increment("points", 2), assign(100))
+    assert (added, mine.points) == (7, 100)
+    await asyncio.gather(mine.refresh(), assign(50))
+    assert mine.points == 50
+    mine.kind = "k"
+    await mine.save()
+    stored = await Member.load(name="m")
+    assert stored is not None
+    assert (stored.points, stored.kind) == (50, "k")
+    mine.points = 60  # before, not while
+    assert await mine.increment("points") == mine.points == 51
+
+
+async def test_times_of_a_record_that_is_saved_deleted_and_saved_at_once(db: Database) -> None:
+    diary = Diary(name="d", code=1)
+    tasks = []
+    for verb in (diary.save, diary.delete, diary.save):
+        tasks.append(asyncio.create_task(verb()))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*tasks) == [True] * 3
+    stored = await Diary.load(name="d")
+    assert stored is not None
+    assert (stored.created, stored.changed) == (diary.created, diary.changed)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it)), copy.copy])
+async def test_a_copy_has_nothing_under_way(db: Database, copied: Callable[[Member], Member]) -> None:
+    mine = await Member.create(name="m")
+    mine.points = 2
+    save = asyncio.create_task(mine.save())
+    await asyncio.sleep(0)
+    own = copied(mine)
+    assert await save
+    await own.refresh()
+    await Member.ref(name="m").increment("points", 75)
+    own.kind = "k"
+    await own.save()
+    stored = await Member.load(name="m")
+    assert stored is not None
+    assert (stored.points, stored.kind) == (77, "k")
+
+
+async def test_a_save_that_is_overtaken_every_time_gives_up_and_holds_up_nobody_for_ever(
+    db: Database, clean_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = await overtaken()
+    mine.points = 5
+    plan, times = Update.plan, 0
+
+    def plan_on_what_is_stored_no_more(change: Update, binding: Any) -> Any:
+        nonlocal times
+        times += 1
+        change.base = {**change.base, "team": b"no such team"}
+        return plan(change, binding)
+
+    monkeypatch.setattr(Update, "plan", plan_on_what_is_stored_no_more)
+    saved, other = await asyncio.gather(mine.save(), Badge.load(name="b"), return_exceptions=True)
+    monkeypatch.undo()
+    assert isinstance(saved, StaleRecord)
+    assert (saved.key, times, other) == ("Member:m", MOST_ATTEMPTS, None)
+    assert "_under_way" not in mine.__dict__
+    assert await mine.save()
+    assert_true(clean_server, [Member])
+
+
 # The same while connections break ---------------------------------------------------------------------------------
 
 
@@ -380,3 +457,45 @@ async def test_order_holds_where_a_call_that_returns_operations_is_sent_again(
             await fault.happened()
             assert db.stats().resent == 1
     assert_true(clean_server, [Member])
+
+
+async def due(count: int, seconds: float = 0.3) -> None:
+    """So many records whose time is over, and that no call has swept yet."""
+    members = [Member(name=f"due{number}") for number in range(count)]
+    await asyncio.gather(*(member.save(expire_in=seconds) for member in members))
+    await asyncio.sleep(seconds + 0.2)
+
+
+async def test_a_read_that_has_to_sweep_keeps_its_place_before_what_is_asked_meanwhile(clean_server: Server) -> None:
+    """In a call of reads, one of which another script has to answer, and a delete that waits for that call."""
+    async with FaultProxy(clean_server) as proxy, connect(proxy.url):
+        keep = await Member.create(name="keep")
+        badge = await Badge.create(name="b")
+        await due(1)
+        held = proxy.hold_reply()
+        reads = asyncio.gather(Member.load(name="keep"), Badge.load(name="b"))
+        await held.happened()
+        deleted = asyncio.create_task(keep.delete())
+        await asyncio.sleep(0.05)
+        held.release()
+        found = await reads
+        assert found[0] is not None
+        assert found[0].name == "keep"
+        assert found[1] == badge
+        assert await deleted
+
+
+async def test_what_was_held_is_held_again_when_its_call_is_sent_again(clean_server: Server) -> None:
+    """At the second time nothing has to be swept any more, so that the first read could be done."""
+    async with FaultProxy(clean_server) as proxy, connect(proxy.url):
+        keep = await Member.create(name="keep")
+        await due(200)
+        lost = proxy.swallow_reply(command="EVALSHA")
+        keep.points = 5
+        before, saved, *after = await asyncio.gather(
+            Member.load(name="keep"), keep.save(), Member.load(name="keep"), Member.load(name="keep")
+        )
+        await lost.happened()
+        assert before is not None
+        assert saved
+        assert [member.points for member in after] == [5, 5]

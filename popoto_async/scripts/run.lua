@@ -37,7 +37,8 @@ end
 -- An operation that is the same for several records names them in `each`; of its values, `width` belong to each of them.
 -- One that returns nothing is done and has nothing to tell.
 -- Behind one that has to be planned again, all are held, so that what was asked first is done first.
-local number, told, remembered, held = 0, false, nil, false
+local AGAIN = {slots = true, moved = true, due = true, held = true}
+local number, told, remembered, held = 0, false, nil, nil
 for i = 1, #ops do
   local op = ops[i]
   local model, each = models[op.m or 1], op.each
@@ -68,7 +69,7 @@ for i = 1, #ops do
     end
     if outcome then
       told = true
-      held = held or outcome[1] == 'slots' or outcome[1] == 'moved' or outcome[1] == 'due'
+      held = held or AGAIN[outcome[1]]
       if not op.reads then
         remembered = remembered or {}
         remembered[number] = outcome
