@@ -75,11 +75,13 @@ class _Heads(dict[int, bytes]):
     """What stands before an argument, by its length. Long ones are few, and not kept."""
 
     def __missing__(self, length: int) -> bytes:
-        return b"\r\n$%d\r\n" % length
+        head = b"\r\n$%d\r\n" % length
+        if length < 1024:
+            self[length] = head
+        return head
 
 
 _heads = _Heads()
-_heads.update((length, _heads[length]) for length in range(1024))
 
 
 def pack(arguments: Sequence[bytes]) -> bytes:
