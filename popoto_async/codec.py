@@ -139,6 +139,9 @@ def _safe_float(value: int | Decimal) -> float:
 
 # Containers ----------------------------------------------------------------------------------------------------------
 
+DEPTH = 100
+"""Containers within one another. Reading takes several frames of Python's stack for each; 1,000 is its usual limit."""
+
 _TAGS: dict[int, Callable[[bytes], Any]] = {
     1: lambda raw: Decimal(raw.decode()),
     2: lambda raw: datetime.fromisoformat(raw.decode()),
@@ -151,15 +154,15 @@ _TAGS: dict[int, Callable[[bytes], Any]] = {
     9: lambda raw: frozenset(unpack(raw)),
     10: lambda raw: dict(unpack(raw)),
 }
-_WRITERS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
-    Decimal: (1, lambda v: _decimal_text(v).encode()),
-    datetime: (2, _datetime_iso),
-    date: (3, lambda v: _date_text(v).encode()),
-    time: (4, lambda v: time.isoformat(v).encode()),
-    UUID: (5, lambda v: v.bytes),
-    tuple: (7, lambda v: pack(list(v))),
-    set: (8, lambda v: _pack_sorted(v)),
-    frozenset: (9, lambda v: _pack_sorted(v)),
+_WRITERS: dict[type, tuple[int, Callable[[Any, int], bytes]]] = {
+    Decimal: (1, lambda v, _: _decimal_text(v).encode()),
+    datetime: (2, lambda v, _: _datetime_iso(v)),
+    date: (3, lambda v, _: _date_text(v).encode()),
+    time: (4, lambda v, _: time.isoformat(v).encode()),
+    UUID: (5, lambda v, _: v.bytes),
+    tuple: (7, lambda v, depth: pack(list(v), depth)),
+    set: (8, lambda v, depth: _pack_sorted(v, depth)),
+    frozenset: (9, lambda v, depth: _pack_sorted(v, depth)),
 }
 _BASES: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
@@ -175,40 +178,52 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ext_hook=lambda code, data: _TAGS[code](bytes(data))).decode
 
 
-def _portable(value: Any) -> Any:
-    """The value with everything MessagePack lacks replaced by an extension type; ValueError names what can't be."""
+def _portable(value: Any, depth: int) -> Any:
+    """The value with everything MessagePack lacks replaced by an extension type; ValueError names what can't be.
+
+    `depth` is how many containers it stands in.
+    """
     kind = type(value)
     if kind in _PLAIN:
         return value
     if kind is int:
         return value if -_INT64 <= value < _INT64 else msgspec.msgpack.Ext(6, str(value).encode())
     if kind is list:
-        return [_portable(item) for item in value]
+        within = _deeper(depth)
+        return [_portable(item, within) for item in value]
     if kind is dict:
-        pairs = [(_portable(key), _portable(item)) for key, item in value.items()]
+        within = _deeper(depth)
+        pairs = [(_portable(key, within), _portable(item, within)) for key, item in value.items()]
         if any(type(key) is msgspec.msgpack.Ext for key, _ in pairs):
             return msgspec.msgpack.Ext(10, _encode(pairs))
         return dict(pairs)
     if (writer := _WRITERS.get(kind)) is not None:
-        return msgspec.msgpack.Ext(writer[0], writer[1](value))
+        return msgspec.msgpack.Ext(writer[0], writer[1](value, depth))
     if not isinstance(value, Enum):  # a subclass is stored as what it derives from
         for base, plain in _BASES.items():
             if isinstance(value, base):
-                return _portable(plain(value))
+                return _portable(plain(value), depth)
         for base, (code, write) in _WRITERS.items():
             if isinstance(value, base):
-                return msgspec.msgpack.Ext(code, write(value))
+                return msgspec.msgpack.Ext(code, write(value, depth))
     raise ValueError(f"a {kind.__name__} can't be stored inside a container")
 
 
-def pack(value: Any) -> bytes:
-    """A container as MessagePack. ValueError or RecursionError where it can't be."""
-    return _encode(_portable(value))
+def pack(value: Any, depth: int = 0) -> bytes:
+    """A container as MessagePack. ValueError where it can't be, RecursionError where Python's stack ends before."""
+    return _encode(_portable(value, depth))
 
 
-def _pack_sorted(value: Any) -> bytes:
+def _pack_sorted(value: Any, depth: int) -> bytes:
     # In the order of the packed members, so that equal sets are stored as equal bytes.
-    return _encode([msgspec.Raw(raw) for raw in sorted(pack(item) for item in value)])
+    within = _deeper(depth)
+    return _encode([msgspec.Raw(raw) for raw in sorted(pack(item, within) for item in value)])
+
+
+def _deeper(depth: int) -> int:
+    if depth == DEPTH:
+        raise ValueError(f"containers can't be nested more than {DEPTH} deep")
+    return depth + 1
 
 
 def unpack(raw: bytes) -> Any:

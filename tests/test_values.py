@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -34,6 +34,7 @@ from popoto_async import (
     ValidationError,
     maintenance,
 )
+from popoto_async.codec import pack, unpack
 from tests.servers import Server
 
 
@@ -493,6 +494,42 @@ async def test_containers_come_back_with_their_types(db: Database) -> None:
     again = await Box.load(id="a")
     assert again is not None
     assert (again.items, again.table) == (row.items, row.table)
+
+
+NESTS: list[Callable[[Any], Any]] = [
+    lambda inner: [inner],
+    lambda inner: {"a": inner},
+    lambda inner: {(1, 2): inner},
+    lambda inner: (inner,),
+    lambda inner: frozenset([inner]),
+]
+
+
+@pytest.mark.parametrize("nest", NESTS)
+async def test_what_is_stored_of_nested_containers_can_be_read(db: Database, nest: Callable[[Any], Any]) -> None:
+    """Under a stack of some hundred frames too. What is deeper is refused before anything is sent."""
+
+    class Nested(Model):
+        id = KeyField()
+        items = ListField()
+
+    value: Any = Decimal("1.5")
+    for _ in range(98):
+        value = nest(value)
+    await Nested.create(id="a", items=[value])
+
+    def below(frames: int) -> Any:
+        return unpack(pack([value])) if frames == 0 else below(frames - 1)
+
+    assert below(300) == [value]
+    assert [one.items for one in await Nested.query] == [[value]]
+    with pytest.raises(ValidationError, match="100 deep"):
+        await Nested.create(id="b", items=[nest(nest(value))])
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(ValidationError, match="100 deep"):
+        await Nested.create(id="b", items=endless)
+    assert await Nested.query.count() == 1
 
 
 async def test_unique_texts_don_t_collide(db: Database) -> None:
