@@ -278,12 +278,14 @@ async def test_wherever_the_connection_is_cut_no_event_is_lost_and_none_comes_tw
     """A lost reply is answered, not repeated: twice is for consumers that die."""
     async with proxied(clean_server) as (proxy, db):
         handled: list[str] = []
+        acknowledged: list[str] = []
 
         async def consume() -> None:
             async with group(batch=1, min_idle=60) as events:
                 async for event in events:
                     handled.append(event.values["name"])
                     await event.ack()
+                    acknowledged.append(event.values["name"])
 
         task = asyncio.create_task(consume())
         cuts: list[tuple[Callable[..., Any], int]] = [
@@ -299,7 +301,7 @@ async def test_wherever_the_connection_is_cut_no_event_is_lost_and_none_comes_tw
                     await asyncio.sleep(0.002)
         await Job.create(name="last")
         async with asyncio.timeout(20):
-            while "last" not in handled:
+            while "last" not in acknowledged:
                 await asyncio.sleep(0.005)
         task.cancel()
         await asyncio.wait([task])
