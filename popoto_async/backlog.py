@@ -8,6 +8,7 @@ from typing import Any
 
 from popoto_async.calls import Ticket
 from popoto_async.errors import PopotoError
+from popoto_async.plan import HELD
 from popoto_async.tracing import Stats
 
 CALL_COST = 5000
@@ -69,8 +70,11 @@ class Backlog:
         self.returned = None
         self.tickets.extendleft(reversed(returned))
 
-    def take(self) -> list[Ticket]:
-        """The tickets of the next call. None while the first one waits for another lane."""
+    def take(self, settled: bool) -> list[Ticket]:
+        """The tickets of the next call; `settled` says whether all who were answered know.
+
+        None while the first one waits for another lane, or for one that was answered.
+        """
         tickets = self.tickets
         taken: list[Ticket] = []
         cost = size = 0
@@ -79,6 +83,12 @@ class Backlog:
             if ticket.behind is not None and not ticket.behind.pending.keys().isdisjoint(ticket.models):
                 ticket.behind.follower = self
                 break
+            if ticket.waits:
+                if taken or not settled:
+                    break
+                ticket.outcome = HELD
+                self.again([tickets.popleft()])
+                continue
             cost += ticket.operation.cost
             size += ticket.operation.size
             if taken and (cost > CALL_COST or size > CALL_BYTES or ticket.alone or taken[-1].alone):

@@ -58,6 +58,8 @@ class Ticket(msgspec.Struct, eq=False):
     """Others who wait for the same."""
     behind: Holder | None = None
     """A lane that has to be done with these models first."""
+    waits: bool = False
+    """Whether it depends on what was asked before: it is planned again when all of that is answered."""
     left: bool = False
     outcome: Any = None
     """What the server answered, once it has."""

@@ -17,7 +17,7 @@ from popoto_async.plan import Guard, Operation, Outcome, Test
 from popoto_async.planning.read import plan_guard, plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
-from popoto_async.records import State, encode, stored_texts, stored_values
+from popoto_async.records import MOVING, State, encode, is_moving, stored_texts, stored_values
 from popoto_async.schema import Binding, Schema
 
 MOST_ATTEMPTS = 50
@@ -47,12 +47,18 @@ class Change:
         self.key: str = state.get("_key") or ""
         self.sent = state
 
+    @property
+    def waits(self) -> bool:
+        """Whether what it builds on changes with a save that is not answered yet."""
+        return is_moving(self.state)
+
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
         raise NotImplementedError
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Be planned again on what this tells. What it stores stays, whatever was assigned to the instance since."""
+        self.key = self.state.get("_key") or self.key
         return self.schema
 
     def settle(self, outcome: Outcome) -> None:
@@ -194,6 +200,7 @@ class Update(Change):
             names = names if names is None else names | self.stamps.keys()
         encoded = dict(zip(schema.fields, encode(schema, self.sent, names), strict=True))
         stored = stored_texts(schema, state)
+        self._waits = is_moving(state)
         partial = "_stub" in state  # of which what was assigned is known to be different
         under_way = state.get("_under_way", {})  # which may be stored before this is
         self.changed = {
@@ -229,9 +236,14 @@ class Update(Change):
         if kept:
             self.values.update(stored_values(schema, kept))
         self._under_way: dict[str, int] = state.setdefault("_under_way", {})
-        self._counted = tuple(self.changed)
+        self._counted = (*self.changed, MOVING) if self.moves or schema.options.versioned else tuple(self.changed)
         for name in self._counted:
             self._under_way[name] = self._under_way.get(name, 0) + 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was asked while another save of the instance, which it builds on, was not answered yet."""
+        return self._waits
 
     def plan(self, binding: Binding) -> Operation:
         """The changed fields, the entries they touch, and the move to another key where the key changed."""
@@ -249,7 +261,7 @@ class Update(Change):
             timing=self.timing,
             add=self.add,
         )
-        return with_references(binding, update) if self.schema.referrers and self.moves else update
+        return with_references(binding, update) if self.schema.referrers and self.key != self.origin else update
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Key and entries are those of the texts that will be stored then, on what somebody else stored."""
@@ -265,6 +277,10 @@ class Update(Change):
                 )
             row = zip(self.schema.fields, outcome[1], strict=False)
             self.base = {name: text for name, text in row if text is not None}
+        elif self._waits and self.state.get("_key") is not None:
+            self.key = self.origin = self.state["_key"]
+            self.base, self.version = stored_texts(self.schema, self.state), self.state.get("_version")
+        self._waits = False
         self.values = self._to_store()
         return self.schema
 
@@ -294,7 +310,7 @@ class Update(Change):
         self._arrive()
         # Another verb may have made the instance a new one since.
         stored = {**(stored_texts(self.schema, self.state) or self.base), **self.changed}
-        if self.moves and self.schema.referrers:
+        if self.schema.referrers and self.key != self.origin:
             self._follow(stored)
             if outcome[3]:
                 self.state["_moved"] = self.origin
@@ -363,6 +379,7 @@ class Matching:
     def __init__(self, change: Change, guarding: Guarding, made: Callable[[], None]) -> None:
         self.schema = change.schema
         self._change, self._guarding, self._made = change, guarding, made
+        self.waits = change.waits
         self.overtaken, self.withdraw = change.overtaken, change.withdraw
 
     def plan(self, binding: Binding) -> Operation:

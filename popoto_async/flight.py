@@ -33,6 +33,10 @@ class Request(Protocol[T_co]):
 
     schema: Schema
 
+    @property
+    def waits(self) -> bool:
+        """Whether what it builds on changes with what was asked before it and is not answered yet."""
+
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
 
@@ -50,6 +54,7 @@ class Independent:
     """What requests have in common that build on no stored value and prepare nothing."""
 
     schema: Schema
+    waits = False
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Nothing is built on what is stored."""
@@ -148,12 +153,14 @@ class Flight(asyncio.Future[T]):
         try:
             request = self._request = self._prepare(self._dispatcher.clock.now(), *self._arguments)
             binding = self._binding = self._database.binding(request.schema)
-            self._send(request.plan(binding))
+            self._send(request.plan(binding), request.waits)
         except BaseException as error:
             self.fail(error)
 
-    def _send(self, operation: Operation) -> None:
+    def _send(self, operation: Operation, waits: bool = False) -> None:
         ticket = self._ticket = Ticket(operation, self, models_of(operation), batching_off.get(), current_traces.get())
+        if waits:
+            ticket.waits = True
         self._dispatcher.submit(ticket)
 
     def deliver(self, outcome: Outcome) -> None:

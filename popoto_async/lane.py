@@ -116,7 +116,7 @@ class Lane:
         self._go_on()
         if self._answered:
             self._hand_out()
-            if self._answered:
+            if self._answered or (self.backlog.tickets and not self._taken):
                 self._turn_soon()
             elif self._taken and self._task is None and self.wire is not None:
                 try:
@@ -129,7 +129,7 @@ class Lane:
     def _go_on(self) -> None:
         """Take the next call from the backlog and send it, unless one is under way."""
         while not self._taken and self.backlog.tickets:
-            self._taken = self.backlog.take()
+            self._taken = self.backlog.take(settled=not self._answered)
             self._on_room()
             if not self._taken:
                 return

@@ -273,5 +273,8 @@ Outcome = list[Any]
 DONE: Outcome = [b"ok"]
 """The outcome of most writes, which replies show as null."""
 
+HELD: Outcome = [b"held"]
+"""The outcome of what is planned again for the sake of what was asked before it."""
+
 AGAIN = frozenset({b"slots", b"moved", b"due", b"held"})
 """Outcomes that mean: plan it again. The operations behind such a one in its call are held, and come again with it."""

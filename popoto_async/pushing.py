@@ -10,7 +10,7 @@ from popoto_async.flight import Independent, fly
 from popoto_async.outcomes import failure
 from popoto_async.plan import Operation, Outcome
 from popoto_async.planning.lists import plan_push
-from popoto_async.records import State, database_of, require_stored, stored_texts
+from popoto_async.records import State, database_of, is_moving, require_stored, stored_texts
 from popoto_async.schema import Binding, Schema
 
 ADMISSION = 20
@@ -25,10 +25,12 @@ class Push(Independent):
         self._state, self._items = state, items
         self._field: Any = schema.fields[name]
         self._key = require_stored(schema, state, "push")
+        self.waits = is_moving(state)
         self._text: bytes = self._field.pushed(items, value)
 
     def plan(self, binding: Binding) -> Operation:
         """The item, and where it goes."""
+        self._key = self._state.get("_key") or self._key
         return plan_push(binding, self._key, self._field.name, self._text, self._field.limit)
 
     def conclude(self, outcome: Outcome, binding: Binding) -> int:

@@ -9,7 +9,7 @@ A record's state lives in the instance's `__dict__`: its values by field name, a
 | `_version` | its version, where `Meta.versioned` |
 | `_stub` | what to write to load it, while it is a stub, which knows its key alone |
 | `_moved` | the key it had, while records that refer to it have yet to be told its new one |
-| `_under_way` | how many saves that are not answered yet write a field, by its name; only where there are any |
+| `_under_way` | how many saves under way write a field, by its name, or the key or version (`MOVING`); if any do |
 | `_shown` | the times that fields which follow the clock were given by the last save; only where there are any |
 | `_corrupt` | stored bytes that could not be decoded, by field; only where there are any |
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any
 
 from popoto_async.database import Database, resolve
@@ -37,6 +38,9 @@ from popoto_async.schema import Binding, Schema
 LOAD_ADMISSION = 18
 """Estimated cost of a load to this process, in microseconds."""
 
+MOVING = "$"
+"""In place of a field's name: the record's key or version, on which all later verbs of the instance build."""
+
 Planner = Callable[[Binding], Operation]
 State = dict[str, Any]
 Texts = Sequence[Any]
@@ -46,6 +50,11 @@ Texts = Sequence[Any]
 def database_of(schema: Schema) -> Database:
     """The database that a model uses now."""
     return resolve(schema.options.database)
+
+
+def is_moving(state: Mapping[str, Any]) -> bool:
+    """Whether a save that is not answered yet changes the record's key or version."""
+    return MOVING in state.get("_under_way", ())
 
 
 def require_concrete(schema: Schema) -> None:
@@ -78,12 +87,16 @@ class Load(Independent):
         return fill(self._cls, self._key, row) if row else None
 
 
+_NO_INSTANCE: Mapping[str, Any] = MappingProxyType({})
+
+
 class Ask(Independent):
     """A request whose outcome the asker reads himself: (status, outcome, binding)."""
 
-    def __init__(self, now: float, schema: Schema, plan: Planner) -> None:
+    def __init__(self, now: float, schema: Schema, plan: Planner, state: Mapping[str, Any] = _NO_INSTANCE) -> None:
         self.schema = schema
         self.plan = plan
+        self.waits = is_moving(state)
 
     def conclude(self, outcome: Outcome, binding: Binding) -> tuple[bytes, Outcome, Binding]:
         """The outcome as it is."""
@@ -91,10 +104,16 @@ class Ask(Independent):
 
 
 def ask(
-    name: str, schema: Schema, plan: Planner, *, cost: int, timeout: float | None = None
+    name: str,
+    schema: Schema,
+    plan: Planner,
+    *,
+    cost: int,
+    timeout: float | None = None,
+    state: Mapping[str, Any] = _NO_INSTANCE,
 ) -> Coroutine[Any, Any, tuple[bytes, Outcome, Binding]]:
-    """Plan and send; the status, the outcome, and the binding it was planned under."""
-    return fly(schema.model, name, database_of(schema), cost, timeout, Ask, schema, plan)
+    """Plan and send; the status, the outcome, and the binding it was planned under. `state` is whose key is planned."""
+    return fly(schema.model, name, database_of(schema), cost, timeout, Ask, schema, plan, state)
 
 
 def load(cls: Any, given: Mapping[str, Any], timeout: float | None = None) -> Coroutine[Any, Any, Any]:

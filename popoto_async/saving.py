@@ -23,10 +23,11 @@ from popoto_async.errors import (
 )
 from popoto_async.flight import fly
 from popoto_async.outcomes import failure
+from popoto_async.plan import Operation
 from popoto_async.planning.relations import plan_rewrite
 from popoto_async.planning.write import Addition, plan_expire, plan_load
 from popoto_async.records import State, ask, database_of, require_concrete, require_stored, stored_texts
-from popoto_async.schema import Schema
+from popoto_async.schema import Binding, Schema
 
 T = TypeVar("T")
 
@@ -218,9 +219,13 @@ async def delete_in_parts(
 async def expire(schema: Schema, state: State, expiry: Mapping[str, Any], verb: str, timeout: float | None) -> None:
     """Give the record a deadline, or take it away."""
     key = require_stored(schema, state, verb)
-    status, outcome, binding = await ask(
-        verb, schema, lambda bound: plan_expire(bound, key, expiry), cost=ADMISSION // 2, timeout=timeout
-    )
+
+    def plan(bound: Binding) -> Operation:
+        nonlocal key
+        key = state.get("_key") or key
+        return plan_expire(bound, key, expiry)
+
+    status, outcome, binding = await ask(verb, schema, plan, cost=ADMISSION // 2, timeout=timeout, state=state)
     if status != b"ok":
         raise failure(schema, key, state, outcome, binding)
 
@@ -263,9 +268,13 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     wanted = list(names or schema.fields)
     before = {name: state.get(name) for name in wanted}
     columns = [*wanted, "$v"]
-    status, outcome, binding = await ask(
-        "refresh", schema, lambda bound: plan_load(bound, key, columns), cost=ADMISSION // 2, timeout=timeout
-    )
+
+    def plan(bound: Binding) -> Operation:
+        nonlocal key
+        key = state.get("_key") or key
+        return plan_load(bound, key, columns)
+
+    status, outcome, binding = await ask("refresh", schema, plan, cost=ADMISSION // 2, timeout=timeout, state=state)
     if status != b"ok":
         raise failure(schema, key, state, outcome, binding)
     if len(outcome) == 1:

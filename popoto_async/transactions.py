@@ -11,7 +11,7 @@ from popoto_async.changes import STATE, Change, Delete, Insert, Update
 from popoto_async.database import Database
 from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
 from popoto_async.flight import fly
-from popoto_async.plan import Operation, Outcome
+from popoto_async.plan import HELD, Operation, Outcome
 from popoto_async.planning.write import plan_transaction
 from popoto_async.records import State, database_of, require_concrete, require_key, stored_texts
 from popoto_async.saving import ADMISSION, addition, rewrite, timing
@@ -23,9 +23,6 @@ MOST_STEPS = 1000
 MOST_COST = 20_000
 """Estimated cost of one transaction: some 240 saves of records with three indexes, which hold the server for about 5 ms
 (measured on a small cloud machine), and for 7 where the last of them fails."""
-
-_AGAIN: Outcome = [b"held"]
-"""What the others of a transaction are told of a step that has to be planned again."""
 
 COUNTED = "_counted"
 """In the state that a step expects of an instance: the numbers that earlier steps add to on the server."""
@@ -43,22 +40,27 @@ class Together:
     """Several changes as one request. Their databases' slot tables are read as the changes are planned."""
 
     def __init__(self, database: Database, steps: list[Step], now: float) -> None:
-        self._database, self._steps = database, steps
+        self._database, self._steps, self._now = database, steps, now
+        self._make()
+        self.schema: Schema = self._changes[0].schema
+        self.waits = any(change.waits for change in self._changes)
+
+    def _make(self) -> None:
+        """The changes, from the instances as they are."""
         self._changes: list[Change] = []
         latest: dict[int, Change] = {}
         try:
-            for instance, _, make in steps:
+            for instance, _, make in self._steps:
                 schema, own = instance._meta, id(instance)
                 earlier = latest.get(own)
-                state = _expected(earlier, database.binding(schema)) if earlier else instance.__dict__
-                latest[own] = make(schema, state, now)
+                state = _expected(earlier, self._database.binding(schema)) if earlier else instance.__dict__
+                latest[own] = make(schema, state, self._now)
                 self._changes.append(latest[own])
         except BaseException as error:
             self.withdraw()
             if isinstance(error, PopotoError):
                 self._name(error, len(self._changes))
             raise
-        self.schema: Schema = self._changes[0].schema
 
     def plan(self, binding: Binding) -> Operation:
         """Every change under the slot table of its own class. ModelException where it is too much for one call."""
@@ -73,9 +75,14 @@ class Together:
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Planned again as a whole; the step that an outcome is about stands at its end."""
+        if self.waits:
+            self.waits = False
+            self.withdraw()
+            self._make()
+            return self.schema
         about = self._changes[outcome[-1] - 1 if len(outcome) > 2 else 0]
         for change in self._changes:
-            change.overtaken(outcome if change is about else _AGAIN)
+            change.overtaken(outcome if change is about else HELD)
         return about.schema
 
     def conclude(self, outcome: Outcome, binding: Binding) -> None:
@@ -110,6 +117,7 @@ def _expected(change: Change, binding: Binding) -> State:
     """The state of an instance when this change will have been made, for the next step that is about it."""
     change.plan(binding)  # which says under which key
     state = {**change.state, **change.stamps, "_key": change.key}
+    state.pop("_under_way", None)
     state.pop("_version", None)  # the script carries out both: nobody can come between them
     if isinstance(change, Delete):
         for name in STATE:
