@@ -8,7 +8,7 @@ from typing import Any
 
 from popoto_async.calls import Ticket
 from popoto_async.errors import PopotoError
-from popoto_async.plan import HELD
+from popoto_async.plan import WAITED
 from popoto_async.tracing import Stats
 
 CALL_COST = 5000
@@ -86,7 +86,7 @@ class Backlog:
             if ticket.waits:
                 if taken or not settled:
                     break
-                ticket.outcome = HELD
+                ticket.outcome = WAITED
                 self.again([tickets.popleft()])
                 continue
             cost += ticket.operation.cost

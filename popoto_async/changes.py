@@ -13,7 +13,7 @@ from typing import Any
 from popoto_async.errors import ModelException, PopotoError, StaleRecord, ValidationError, shorten
 from popoto_async.fields.relationship import relations
 from popoto_async.outcomes import failure
-from popoto_async.plan import Guard, Operation, Outcome, Test
+from popoto_async.plan import WAITED, Guard, Operation, Outcome, Test
 from popoto_async.planning.read import plan_guard, plan_matching
 from popoto_async.planning.relations import plan_erase, with_references
 from popoto_async.planning.write import Addition, plan_delete, plan_insert, plan_update
@@ -46,11 +46,7 @@ class Change:
         self.schema, self.state, self.value = schema, state, value
         self.key: str = state.get("_key") or ""
         self.sent = state
-
-    @property
-    def waits(self) -> bool:
-        """Whether what it builds on changes with a save that is not answered yet."""
-        return is_moving(self.state)
+        self.waits = is_moving(state)
 
     def plan(self, binding: Binding) -> Operation:
         """The operation under a slot table."""
@@ -58,7 +54,8 @@ class Change:
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Be planned again on what this tells. What it stores stays, whatever was assigned to the instance since."""
-        self.key = self.state.get("_key") or self.key
+        if outcome is WAITED:
+            self.key = self.state.get("_key") or self.key
         return self.schema
 
     def settle(self, outcome: Outcome) -> None:
@@ -200,7 +197,6 @@ class Update(Change):
             names = names if names is None else names | self.stamps.keys()
         encoded = dict(zip(schema.fields, encode(schema, self.sent, names), strict=True))
         stored = stored_texts(schema, state)
-        self._waits = is_moving(state)
         partial = "_stub" in state  # of which what was assigned is known to be different
         under_way = state.get("_under_way", {})  # which may be stored before this is
         self.changed = {
@@ -240,11 +236,6 @@ class Update(Change):
         for name in self._counted:
             self._under_way[name] = self._under_way.get(name, 0) + 1
 
-    @property
-    def waits(self) -> bool:
-        """Whether it was asked while another save of the instance, which it builds on, was not answered yet."""
-        return self._waits
-
     def plan(self, binding: Binding) -> Operation:
         """The changed fields, the entries they touch, and the move to another key where the key changed."""
         if self.moves:
@@ -277,10 +268,9 @@ class Update(Change):
                 )
             row = zip(self.schema.fields, outcome[1], strict=False)
             self.base = {name: text for name, text in row if text is not None}
-        elif self._waits and self.state.get("_key") is not None:
+        elif outcome is WAITED and self.state.get("_key") is not None:
             self.key = self.origin = self.state["_key"]
             self.base, self.version = stored_texts(self.schema, self.state), self.state.get("_version")
-        self._waits = False
         self.values = self._to_store()
         return self.schema
 

@@ -273,8 +273,8 @@ Outcome = list[Any]
 DONE: Outcome = [b"ok"]
 """The outcome of most writes, which replies show as null."""
 
-HELD: Outcome = [b"held"]
-"""The outcome of what is planned again for the sake of what was asked before it."""
+WAITED: Outcome = [b"waited"]
+"""The outcome of what waited for all that was asked before it, and is to be planned now that this is answered."""
 
-AGAIN = frozenset({b"slots", b"moved", b"due", b"held"})
+AGAIN = frozenset({b"slots", b"moved", b"due", b"held", b"waited"})
 """Outcomes that mean: plan it again. The operations behind such a one in its call are held, and come again with it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +11,9 @@ from popoto_async.changes import STATE, Change, Delete, Insert, Update
 from popoto_async.database import Database
 from popoto_async.errors import ModelException, PopotoError, ValidationError, shorten
 from popoto_async.flight import fly
-from popoto_async.plan import HELD, Operation, Outcome
+from popoto_async.plan import WAITED, Operation, Outcome
 from popoto_async.planning.write import plan_transaction
-from popoto_async.records import State, database_of, require_concrete, require_key, stored_texts
+from popoto_async.records import State, database_of, is_moving, require_concrete, require_key, stored_texts
 from popoto_async.saving import ADMISSION, addition, rewrite, timing
 from popoto_async.schema import Binding, Schema
 
@@ -23,6 +23,9 @@ MOST_STEPS = 1000
 MOST_COST = 20_000
 """Estimated cost of one transaction: some 240 saves of records with three indexes, which hold the server for about 5 ms
 (measured on a small cloud machine), and for 7 where the last of them fails."""
+
+_AGAIN: Outcome = [b"held"]
+"""What the others of a transaction are told of a step that has to be planned again."""
 
 COUNTED = "_counted"
 """In the state that a step expects of an instance: the numbers that earlier steps add to on the server."""
@@ -40,27 +43,25 @@ class Together:
     """Several changes as one request. Their databases' slot tables are read as the changes are planned."""
 
     def __init__(self, database: Database, steps: list[Step], now: float) -> None:
-        self._database, self._steps, self._now = database, steps, now
-        self._make()
-        self.schema: Schema = self._changes[0].schema
-        self.waits = any(change.waits for change in self._changes)
-
-    def _make(self) -> None:
-        """The changes, from the instances as they are."""
+        self._database, self._steps = database, steps
         self._changes: list[Change] = []
+        self.waits = any(is_moving(step.instance.__dict__) for step in steps)
         latest: dict[int, Change] = {}
         try:
-            for instance, _, make in self._steps:
-                schema, own = instance._meta, id(instance)
-                earlier = latest.get(own)
-                state = _expected(earlier, self._database.binding(schema)) if earlier else instance.__dict__
-                latest[own] = make(schema, state, self._now)
-                self._changes.append(latest[own])
+            for step in steps:
+                latest[id(step.instance)] = change = step.make(step.instance._meta, self._state(step, latest), now)
+                self._changes.append(change)
         except BaseException as error:
             self.withdraw()
             if isinstance(error, PopotoError):
                 self._name(error, len(self._changes))
             raise
+        self.schema: Schema = self._changes[0].schema
+
+    def _state(self, step: Step, latest: Mapping[int, Change]) -> State:
+        """What a step finds: the instance as it is, or as the latest one about it will have left it."""
+        earlier = latest.get(id(step.instance))
+        return _expected(earlier, self._database.binding(earlier.schema)) if earlier else step.instance.__dict__
 
     def plan(self, binding: Binding) -> Operation:
         """Every change under the slot table of its own class. ModelException where it is too much for one call."""
@@ -75,14 +76,16 @@ class Together:
 
     def overtaken(self, outcome: Outcome) -> Schema:
         """Planned again as a whole; the step that an outcome is about stands at its end."""
-        if self.waits:
-            self.waits = False
-            self.withdraw()
-            self._make()
+        if outcome is WAITED:
+            latest: dict[int, Change] = {}
+            for step, change in zip(self._steps, self._changes, strict=True):
+                change.state = self._state(step, latest)
+                change.overtaken(outcome)
+                latest[id(step.instance)] = change
             return self.schema
         about = self._changes[outcome[-1] - 1 if len(outcome) > 2 else 0]
         for change in self._changes:
-            change.overtaken(outcome if change is about else HELD)
+            change.overtaken(outcome if change is about else _AGAIN)
         return about.schema
 
     def conclude(self, outcome: Outcome, binding: Binding) -> None:
@@ -117,7 +120,6 @@ def _expected(change: Change, binding: Binding) -> State:
     """The state of an instance when this change will have been made, for the next step that is about it."""
     change.plan(binding)  # which says under which key
     state = {**change.state, **change.stamps, "_key": change.key}
-    state.pop("_under_way", None)
     state.pop("_version", None)  # the script carries out both: nobody can come between them
     if isinstance(change, Delete):
         for name in STATE:
