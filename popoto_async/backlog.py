@@ -49,12 +49,13 @@ class Backlog:
                         self._joins.pop(model, None)
             elif operation.join is not None:
                 joins = self._joins.setdefault(operation.layout.klass, {})
-                earlier = joins.get(operation.join)
+                join = (operation.layout.wire, operation.join)
+                earlier = joins.get(join)
                 if earlier is not None and not earlier.alone and not ticket.alone:
                     earlier.join(ticket)
                     self._stats.joined += 1
                     return
-                joins[operation.join] = ticket
+                joins[join] = ticket
             self.tickets.append(ticket)
             self.wake()
         for model in models:

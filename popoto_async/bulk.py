@@ -111,7 +111,7 @@ async def each(
     for name, callback in (("on_outcome", on_outcome), ("progress", progress)):
         if callback is not None and not callable(callback):
             raise ValidationError(f"{name} is called, which {shorten(callback)} can't be", value=callback)
-    summary, window = Summary(), _Window()
+    summary, window, stream = Summary(), _Window(), _stream(items)
 
     async def settle(*, all_of_it: bool = False) -> None:
         for item, future in await window.ended(all_of_it=all_of_it):
@@ -123,14 +123,19 @@ async def each(
                 await _tell(progress, summary.done + summary.failed)
 
     try:
-        try:
-            async for item in _stream(items):
-                summary.total += 1
-                window.begin(item, work(item))
-                if window.is_full:
-                    await settle()
-        finally:
-            await settle(all_of_it=True)
+        while True:
+            try:
+                item = await anext(stream)
+            except StopAsyncIteration:
+                break
+            except Exception:  # of the iterable
+                await settle(all_of_it=True)
+                raise
+            summary.total += 1
+            window.begin(item, work(item))
+            if window.is_full:
+                await settle()
+        await settle(all_of_it=True)
     except BaseException:
         window.cancel()
         raise

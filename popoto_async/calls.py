@@ -157,10 +157,10 @@ class Call:
         return body
 
     def _model(self, layout: Layout) -> int:
-        m = self._numbers.get(layout.identity)
+        m = self._numbers.get(layout.wire)
         if m is None:
             self._models.append(msgspec.Raw(layout.brief if self._brief else layout.wire))
-            m = self._numbers[layout.identity] = len(self._models)
+            m = self._numbers[layout.wire] = len(self._models)
         return m
 
     def _guard(self, guard: Guard) -> int:
@@ -194,7 +194,7 @@ def _alike(one: Operation, other: Operation) -> bool:
         one.key is not None
         and other.key is not None
         and one.name == other.name
-        and (one.layout is other.layout or one.layout.identity == other.layout.identity)
+        and (one.layout is other.layout or one.layout.wire == other.layout.wire)
         and len(one.values) == len(other.values)
         and one.body == other.body
     )

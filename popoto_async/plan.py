@@ -226,7 +226,6 @@ class Layout(msgspec.Struct, frozen=True):
     """The `model` map of the header, packed."""
     brief: bytes
     """As much of it as operations need that show records."""
-    identity: Hashable
     models: tuple[str, ...]
     """The class key, as operations have it that are about this model alone."""
 

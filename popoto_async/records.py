@@ -236,7 +236,7 @@ def _fill_readable(schema: Schema, state: State, row: Texts) -> None:
 def stored_texts(schema: Schema, state: State) -> dict[str, Any]:
     """The stored text of each field of an instance, as last read or written; none of a new one. Few are asked."""
     stored: dict[str, Any] | Texts = state.get("_stored", {})
-    return stored if isinstance(stored, dict) else dict(zip(schema.fields, stored, strict=False))
+    return dict(stored) if isinstance(stored, dict) else dict(zip(schema.fields, stored, strict=False))
 
 
 def stored_values(schema: Schema, texts: Mapping[str, bytes | None]) -> State:

@@ -282,7 +282,7 @@ async def refresh(schema: Schema, state: State, names: Collection[str], timeout:
     row = outcome[1:]
     state["_key"], stored = key, stored_texts(schema, state)
     state["_stored"] = stored
-    corrupt = state.pop("_corrupt", {})
+    corrupt = dict(state.pop("_corrupt", {}))
     for name, raw in zip(wanted, row[:-1], strict=True):
         stored[name] = raw
         corrupt.pop(name, None)

@@ -219,10 +219,9 @@ class Binding:
             wire["was"] = stored
         if added:
             wire["late"] = "\n".join(lines) + _built(kept, lines)
-        identity = (self.keys.klass, events, *lines, stored, *kept, *added)
         brief = wire if schema.beside else {name: wire[name] for name in ("class", "exp", "fields")}
         packed = msgspec.msgpack.encode(wire), msgspec.msgpack.encode(brief)
-        self.layout = Layout(schema.model, self.keys.klass, *packed, identity, (self.keys.klass,))
+        self.layout = Layout(schema.model, self.keys.klass, *packed, (self.keys.klass,))
 
     def _say(self, told: str, known: Collection[str]) -> tuple[list[str], list[str]]:
         """Of what is `told` on the server of indexes, that which stays; and what is said of indexes new to it."""

@@ -198,8 +198,10 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
     # What a hook changes besides is stored too.
     names = frozenset(values) if model._plain else None
 
+    moved: set[bytes] = set()  # keys that records have come to, also by a hook
+
     def make(found: Found) -> Any:
-        return _given(fill(model, found[0].decode(), found[1]), values)
+        return None if found[0] in moved else _given(fill(model, found[0].decode(), found[1]), values)
 
     def store(instance: Any) -> Coroutine[Any, Any, bool | None]:
         def change(now: float) -> Update:
@@ -211,8 +213,11 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
         while instance is not None:
             await instance.before_save()
             began = asyncio.get_running_loop().time()
+            key = instance.__dict__["_key"]
             try:
                 if await store(instance):
+                    if instance.__dict__["_key"] != key:
+                        moved.add(instance.__dict__["_key"].encode())
                     await rewrite(schema, instance.__dict__, selection.timeout, began)
                     await instance.after_save()
             except StaleRecord:  # somebody saved it since it was read
@@ -233,7 +238,7 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
         def moving(up: bool) -> Callable[[Found], Any]:
             def make_one(found: Found) -> Any:
                 instance = make(found)
-                return instance if (record_key(instance.__dict__).encode() > found[0]) is up else None
+                return instance if instance is not None and (record_key(instance.__dict__).encode() > found[0]) is up else None
 
             return make_one
 
