@@ -260,6 +260,12 @@ def together(
 # Codecs --------------------------------------------------------------------------------------------------------------
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a valid value equals nothing, not even itself."""
+    # A signaling NaN of decimal raises where it is compared.
+    return value.is_nan() if isinstance(value, Decimal) else bool(value != value)
+
+
 class Codec(msgspec.Struct, frozen=True):
     """How one declared type is stored, named in index keys, ordered, and told apart.
 

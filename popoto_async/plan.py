@@ -167,6 +167,21 @@ class OneOf(Test, frozen=True):
     children: tuple[Test, ...]
 
 
+class Points(Test, frozen=True):
+    """Members with one of these scores, which are different."""
+
+    index: str
+    tail: str
+    scores: tuple[str, ...]
+
+
+class Among(Test, frozen=True):
+    """A value that is one of many: `choices` finds all that can be, `stored` tells of a record whether it is one."""
+
+    choices: AnyOf | Points
+    stored: Stored
+
+
 class NoneOf(Test, frozen=True):
     """Not the child."""
 

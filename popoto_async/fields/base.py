@@ -17,12 +17,15 @@ from enum import Enum
 from typing import Any, ClassVar, Self, TypedDict, Unpack, get_origin
 from uuid import UUID
 
-from popoto_async.codec import Codec, as_utc, codec_for
+from popoto_async.codec import Codec, as_utc, codec_for, is_nan
 from popoto_async.errors import DefinitionError, InvalidLookup, UniqueViolation, nearest, shorten
 from popoto_async.expressions import Attr
 from popoto_async.keys import COMPUTED, NULL, escape, part, unescape
 from popoto_async.plan import AllOf, ByDistance, ByKey, ByStored, Entry, Index, NoneOf, Stored, Test, Walk
 from popoto_async.types import UNSET, Declared, Row, TextT
+
+FEW = 8
+"""So many values are looked up one by one; of more, what is stored tells sooner whether a record has one."""
 
 TEXT_LIMIT = 1024
 """Characters a str may have where `max_length` is not given."""
@@ -380,7 +383,13 @@ class Field(Attr[TextT], Declared):
 
     def test_equal(self, values: tuple[Any, ...], tail: str) -> Test:
         """Records in which this field equals one of the values, none of which is null."""
-        return Stored(self.name, self.codec.compare, "in", tuple(self.codec.encode(value) for value in values))
+        return self.stored_among(values)
+
+    def stored_among(self, values: tuple[Any, ...]) -> Stored:
+        """The same, told of a record by its stored value."""
+        codec = self.codec
+        texts = (codec.encode(value) for value in values if codec.compare != "number" or not is_nan(value))
+        return Stored(self.name, codec.compare, "in", tuple(texts))
 
     def distances(self, lookups: Mapping[str, Any]) -> tuple[ByDistance, str] | None:
         """How to order by distance and the unit to tell it in, where the lookups ask for distances."""

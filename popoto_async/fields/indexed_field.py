@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from decimal import Decimal
+from datetime import time
 from enum import Enum
 from typing import Any, ClassVar, Unpack
 
 import msgspec
 
+from popoto_async.codec import is_nan
 from popoto_async.errors import shorten
-from popoto_async.fields.base import TOKENS, Field, Options
+from popoto_async.fields.base import FEW, TOKENS, Field, Options
 from popoto_async.keys import NULL, escape, mirrored
 from popoto_async.plan import (
     CLAIM,
     MEMBER,
+    Among,
     AnyOf,
     Claimed,
     Entry,
@@ -34,12 +36,6 @@ MATCHES = {"startswith": "starts", "endswith": "ends", "contains": "has"}
 def holds_texts(kind: type) -> bool:
     """Whether all values of a type are texts: str, or an Enum of str."""
     return all(type(one.value) is str for one in kind) if issubclass(kind, Enum) else kind is str
-
-
-def is_nan(value: Any) -> bool:
-    """Whether a valid value equals nothing, not even itself."""
-    # A signaling NaN of decimal raises where it is compared.
-    return value.is_nan() if isinstance(value, Decimal) else bool(value != value)
 
 
 def reject_nan(value: Any, found: list[str]) -> list[str]:
@@ -143,7 +139,10 @@ class IndexedField(Field[TextT]):
     def test_equal(self, values: tuple[Any, ...], tail: str) -> Test:
         """The sets of the values."""
         tails = tuple(dict.fromkeys(self.part(value) for value in values))
-        return AnyOf(self._name, tails) if tails else Nothing()
+        found = AnyOf(self._name, tails)
+        if len(tails) <= FEW or self.type is time:  # equal times of day can be stored as different texts
+            return found if tails else Nothing()
+        return Among(found, self.stored_among(values))
 
 
 class UniqueField(IndexedField[TextT]):

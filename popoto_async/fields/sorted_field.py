@@ -15,12 +15,26 @@ from typing import Any, Unpack
 
 import msgspec
 
-from popoto_async.codec import float_text
+from popoto_async.codec import float_text, is_nan
 from popoto_async.errors import shorten
-from popoto_async.fields.base import Field, Options
-from popoto_async.fields.indexed_field import is_nan, reject_nan
+from popoto_async.fields.base import FEW, Field, Options
+from popoto_async.fields.indexed_field import reject_nan
 from popoto_async.keys import COMPUTED, tail
-from popoto_async.plan import MEMBER, AllOf, AnyOf, Entry, Index, KeyIs, Nothing, OneOf, Range, Test, Walk
+from popoto_async.plan import (
+    MEMBER,
+    AllOf,
+    Among,
+    AnyOf,
+    Entry,
+    Index,
+    KeyIs,
+    Nothing,
+    OneOf,
+    Points,
+    Range,
+    Test,
+    Walk,
+)
 from popoto_async.types import Row, TypeVar
 
 T = TypeVar("T", default=float)
@@ -159,8 +173,12 @@ class SortedField(Field[T]):
 
     def test_equal(self, values: tuple[Any, ...], tail: str) -> Test:
         """The records of the partition whose value is one of these."""
-        ranges = tuple(self.range(tail, (("ge", value), ("le", value))) for value in values)
-        return OneOf(ranges) if len(ranges) > 1 else ranges[0] if ranges else Nothing()
+        if len(values) <= FEW:
+            ranges = tuple(self.range(tail, (("ge", value), ("le", value))) for value in values)
+            return OneOf(ranges) if len(ranges) > 1 else ranges[0] if ranges else Nothing()
+        scores = map(self.score, values)
+        points = Points(self._sort, tail, tuple({float(score): score for score in scores}.values()))  # 0 is -0
+        return points if self.codec.number is None else Among(points, self.stored_among(values))
 
     def order(self, tail: str) -> Walk:
         """The partition's order itself."""

@@ -6,7 +6,21 @@ from typing import Any
 
 from popoto_async.errors import shorten
 from popoto_async.keys import NULL
-from popoto_async.plan import AnyOf, Claimed, KeyBegins, KeyIs, Matches, Near, Range, Refers, Stored, Test, Via
+from popoto_async.plan import (
+    Among,
+    AnyOf,
+    Claimed,
+    KeyBegins,
+    KeyIs,
+    Matches,
+    Near,
+    Points,
+    Range,
+    Refers,
+    Stored,
+    Test,
+    Via,
+)
 
 SHOWN = 3
 """Values of a list that are shown."""
@@ -55,7 +69,9 @@ def _matches(test: Matches) -> str:
 
 
 _LABELS: dict[type[Test], Any] = {
+    Among: lambda test: label(test.stored),
     AnyOf: _members,
+    Points: lambda test: f"{test.index}{f'[{test.tail}]' if test.tail else ''} = {_list(test.scores)}",
     Claimed: _members,
     Range: _range,
     Refers: _members,

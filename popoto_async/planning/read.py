@@ -14,6 +14,7 @@ from popoto_async.fields.relationship import relation
 from popoto_async.keys import tail
 from popoto_async.plan import (
     AllOf,
+    Among,
     AnyOf,
     ByDistance,
     ByKey,
@@ -31,6 +32,7 @@ from popoto_async.plan import (
     Operation,
     OrderBy,
     Place,
+    Points,
     Range,
     Refers,
     Stored,
@@ -240,7 +242,7 @@ def _narrows(test: Test) -> bool:
         return all(_narrows(child) for child in test.children)
     if isinstance(test, Via):
         return _narrows(test.child)
-    return isinstance(test, (AnyOf, Range, Refers, KeyIs, KeyBegins, Matches, Claimed, Near, Nothing))
+    return isinstance(test, (Among, AnyOf, Points, Range, Refers, KeyIs, KeyBegins, Matches, Claimed, Near, Nothing))
 
 
 def _stored(test: Test) -> set[str]:
@@ -409,6 +411,8 @@ _NODES: dict[type[Test], Any] = {
     Stored: _Writer.stored,
     AllOf: lambda writer, test: writer.children("and", test.children),
     OneOf: lambda writer, test: writer.children("or", test.children),
+    Points: lambda writer, test: {"t": "points", "z": writer.key(test.index, test.tail), "s": test.scores},
+    Among: lambda writer, test: {"t": "among", "n": writer.node(test.choices), "s": writer.node(test.stored)},
     NoneOf: lambda writer, test: {"t": "not", "n": writer.node(test.child)},
 }
 

@@ -238,7 +238,11 @@ async def update(selection: Selection, values: Mapping[str, Any]) -> int:
         def moving(up: bool) -> Callable[[Found], Any]:
             def make_one(found: Found) -> Any:
                 instance = make(found)
-                return instance if instance is not None and (record_key(instance.__dict__).encode() > found[0]) is up else None
+                return (
+                    instance
+                    if instance is not None and (record_key(instance.__dict__).encode() > found[0]) is up
+                    else None
+                )
 
             return make_one
 

@@ -12,7 +12,7 @@ local apart = {}
 local function is_certain(node)
   if node.t == 'via' or node.t == 'text' then
     return false
-  elseif node.t == 'not' then
+  elseif node.t == 'not' or node.t == 'among' then
     return is_certain(node.n)
   end
   for _, part in ipairs((node.t == 'and' or node.t == 'or') and node.n or {}) do
@@ -27,6 +27,10 @@ end
 local function stretches_of(node)
   if node.t == 'near' or node.t == 'box' then
     return 1 + #later.geo.stretches(node)
+  elseif node.t == 'among' then
+    return stretches_of(node.n)
+  elseif node.t == 'points' then
+    return #node.s
   elseif node.t == 'and' or node.t == 'or' then
     return 1 + later.sum(node.n, stretches_of)
   end

@@ -57,8 +57,13 @@ local counts = {
   any = function(node, query) return estimate.size(node, query.model) end,
   range = function(node, query) return count_range(node, query.view) end,
   keyed = function(node, query) return estimate.size(node, query.model) end,
+  points = function(node, query) return estimate.size(node, query.model) end,
   text = function(node) return later.values.count(node) end,
 }
+
+function counts.among(node, query)
+  return node.n.t == 'any' and counts.any(node.n, query) or nil
+end
 
 counts['not'] = function(node, query)
   local count = counts[node.n.t]

@@ -29,8 +29,8 @@ local function list_conditions(node, model, depth, driven, found)
     t = node.t, label = node.label or '', drives = drives, estimate = estimate.size(node, model),
     asked = node.asked or 0, passed = node.passed or 0, depth = depth,
   }
-  local via = node.t == 'via'
-  for _, part in ipairs(type(node.n) == 'table' and (node.n.t and {node.n} or node.n) or {}) do
+  local via, parts = node.t == 'via', type(node.n) == 'table' and node.t ~= 'among' and node.n or {}
+  for _, part in ipairs(parts.t and {parts} or parts) do
     list_conditions(part, via and node.m or model, depth + 1, driven and (drives or not via), found)
   end
   return found

@@ -56,6 +56,23 @@ function by_type.any(node)
   return found
 end
 
+function by_type.points(node)
+  local found = {}
+  for number, score in ipairs(node.s) do
+    found[number] = later.driver.source({z = node.z, lo = score, hi = score})
+  end
+  return found
+end
+
+-- A score can stand for other values, too.
+function by_type.among(node, model, picks)
+  local found = sources.of(node.n, model, picks)
+  for _, source in ipairs(node.n.t == 'points' and found or {}) do
+    source.tests = {node}
+  end
+  return found
+end
+
 function by_type.text(node, model)
   return node.listing and {later.driver.source({values = node, model = model})} or class_source(node, model)
 end

@@ -6,7 +6,7 @@
 -- what is read of other models.
 local tree = {at = 0}
 
-local reads_records = {stored = true, text = true, near = true, box = true, via = true}
+local reads_records = {stored = true, text = true, near = true, box = true, via = true, among = true}
 
 -- The look-ups that reading a text takes as long as, which a list of the texts would save.
 local READ_TEXT = 4
@@ -28,6 +28,9 @@ function tree.prepare(node, fields)
   if node.t == 'not' then
     tree.prepare(node.n, fields)
     node.reads, node.weight = node.n.reads, node.n.weight
+  elseif node.t == 'among' then
+    tree.prepare(node.n, fields)
+    fields[node.s.f] = true
   elseif node.t == 'via' then
     node.fields = {['$'] = true}
     tree.prepare(node.n, node.fields)
