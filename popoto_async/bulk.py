@@ -220,15 +220,8 @@ class FindOrInsert(Insert):
     def __init__(self, now: float, cls: Any, instance: Any, found: str | None) -> None:
         self._cls = cls
         schema = cls._meta
-        super().__init__(
-            schema,
-            instance.__dict__,
-            now,
-            value=(instance, True),
-            if_exists="return",
-            timing=timing(schema),
-            found=found,
-        )
+        super().__init__(schema, instance.__dict__, now, value=(instance, True), timing=timing(schema))
+        self.if_exists, self.found = "return", found
 
     def conclude(self, outcome: Outcome, binding: Binding) -> Any:
         """The new instance, or one of what was found."""

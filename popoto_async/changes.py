@@ -116,19 +116,19 @@ class Change:
             state["_version"] = outcome[1].decode()
 
 
-def _no_such(schema: Schema, if_exists: Any) -> ValidationError:
-    return ValidationError(
-        f'{schema.model}: if_exists is "overwrite" or "error", not {shorten(if_exists)}',
-        model=schema.model,
-        value=if_exists,
-    )
-
-
-_IF_EXISTS = ("overwrite", "error", "return")  # the last is get_or_create's own
+def _require_known(schema: Schema, if_exists: Any) -> None:
+    if if_exists not in ("overwrite", "error"):
+        raise ValidationError(
+            f'{schema.model}: if_exists is "overwrite" or "error", not {shorten(if_exists)}',
+            model=schema.model,
+            value=if_exists,
+        )
 
 
 class Insert(Change):
-    """A new record, stored whole. `found` names the unique index whose owner is an answer, too (`get_or_create`)."""
+    """A new record, stored whole."""
+
+    found: str | None = None  # the unique index whose owner is an answer, too
 
     def __init__(
         self,
@@ -139,15 +139,13 @@ class Insert(Change):
         value: Any = True,
         if_exists: str = "overwrite",
         timing: Mapping[str, Any],
-        found: str | None = None,
     ) -> None:
         super().__init__(schema, state, value)
-        if if_exists not in _IF_EXISTS:
-            raise _no_such(schema, if_exists)
+        _require_known(schema, if_exists)
         if schema.stamped:
             self._stamp(now, inserting=True)
         self.encoded, self.values = encode(schema, self.sent), self.sent
-        self.if_exists, self.timing, self.found = if_exists, timing, found
+        self.if_exists, self.timing = if_exists, timing
 
     def plan(self, binding: Binding) -> Operation:
         """Every field and every entry."""
@@ -190,8 +188,7 @@ class Update(Change):
         add: Addition | None = None,
     ) -> None:
         super().__init__(schema, state)
-        if if_exists not in _IF_EXISTS:
-            raise _no_such(schema, if_exists)
+        _require_known(schema, if_exists)
         if schema.stamped:
             self._stamp(now, inserting=False)
             names = names if names is None else names | self.stamps.keys()

@@ -34,10 +34,10 @@ class Node(Expression):
     __slots__ = ()
 
     def __and__(self, other: Expression | bool) -> And:
-        return And((self, other)) if isinstance(other, Expression) else NotImplemented
+        return And((*parts(And, self), *parts(And, other))) if isinstance(other, Expression) else NotImplemented
 
     def __or__(self, other: Expression | bool) -> Or:
-        return Or((self, other)) if isinstance(other, Expression) else NotImplemented
+        return Or((*parts(Or, self), *parts(Or, other))) if isinstance(other, Expression) else NotImplemented
 
     if TYPE_CHECKING:  # where `name: str = KeyField()`, `R.name == "x"` is a bool to checkers, on either side
 
@@ -100,10 +100,10 @@ class Q(Expression):
         object.__setattr__(self, "lookups", tuple(lookups.items()))
 
     def __and__(self, other: Expression | bool) -> Q:
-        return Q(self, other) if isinstance(other, Expression) else NotImplemented
+        return Q(*parts(And, self), *parts(And, other)) if isinstance(other, Expression) else NotImplemented
 
     def __or__(self, other: Expression | bool) -> Q:
-        return Q(Or((self, other))) if isinstance(other, Expression) else NotImplemented
+        return Q(Or((*parts(Or, self), *parts(Or, other)))) if isinstance(other, Expression) else NotImplemented
 
     if TYPE_CHECKING:  # as in Node
 
@@ -112,6 +112,16 @@ class Q(Expression):
 
     def __invert__(self) -> Q:
         return Q(Not(self))
+
+
+def parts(kind: type[And | Or], expression: Expression) -> tuple[Any, ...]:
+    """What an expression combines in this way; itself if it does not. So combinations made in a loop stay flat."""
+    if isinstance(expression, Q) and not expression.lookups:
+        if kind is And:
+            return expression.conditions
+        if len(expression.conditions) == 1 and isinstance(expression.conditions[0], Or):
+            return expression.conditions[0].children
+    return expression.children if isinstance(expression, kind) else (expression,)
 
 
 class Attr(Generic[T]):

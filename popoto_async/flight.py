@@ -64,7 +64,7 @@ class Independent:
         """Nothing to give back."""
 
 
-ON_INSTANCES = frozenset({"save", "delete", "increment", "push"})
+ON_INSTANCES = frozenset({"save", "delete", "increment", "push", "refresh", "expire_in", "expire_at", "persist"})
 """Verbs that are called on a record, and not on its class."""
 
 

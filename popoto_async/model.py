@@ -128,7 +128,7 @@ class Model:
     # References --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def ref(cls, **keys: Any) -> Self:
+    def ref(cls, /, **keys: Any) -> Self:
         """A stub: an instance that knows its key alone, to refer to a record or to change it without loading it.
 
         Takes the values of all key fields, sends nothing. Other attributes raise NotLoaded until it was awaited.

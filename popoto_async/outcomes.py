@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from popoto_async.errors import (
@@ -18,6 +19,7 @@ from popoto_async.errors import (
     RecordGone,
     StaleRecord,
     UniqueViolation,
+    ValidationError,
     shorten,
 )
 from popoto_async.fields.composite import CompositeIndex
@@ -87,6 +89,16 @@ def _corrupt(told: Told) -> PopotoError:
 
 def _declined(told: Told) -> PopotoError:
     raw, name = told.outcome[1], _text(told.outcome[2])
+    with suppress(Exception):
+        value = told.schema.fields[name].codec.decode(raw)
+        return ValidationError(
+            f"{told.schema.model}.{name}: {told.key!r} holds {shorten(value)}: the sum is too far off to be exact",
+            model=told.schema.model,
+            field=name,
+            key=told.key,
+            value=value,
+            hint="assign the sum and save() it instead, if the field can hold it",
+        )
     return CorruptRecord(
         f"{told.schema.model}.{name}: {told.key!r} holds {shorten(raw)}, to which nothing can be added exactly",
         model=told.schema.model,

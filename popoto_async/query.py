@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import AsyncIterator, Collection, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
@@ -40,6 +41,14 @@ _CALLS = ("limit", "offset", "order_by", "values")
 
 MOST = 2**53
 """More records than there can be: a greater limit or offset means as much, and Lua could not count it."""
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` by which a warning is about the line that called this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __name__.partition(".")[0]:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class UnindexedFilterWarning(UserWarning):
@@ -83,14 +92,10 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
         Raises InvalidLookup for an unknown field or lookup or a value of the wrong type, and MissingPartition.
         """
-        query = self if lookups.keys().isdisjoint(_CALLS) else self._called(lookups)
-        return query._narrowed(asking.all_of(self._schema, conditions, lookups.items()))
-
-    def _called(self, lookups: dict[str, Any]) -> Self:
-        """What the keywords say that are methods; they are taken out."""
-        query = self
-        for name in _CALLS:
-            if (value := lookups.pop(name, None)) is not None:
+        called = [] if lookups.keys().isdisjoint(_CALLS) else [(name, lookups.pop(name, None)) for name in _CALLS]
+        query = self._narrowed(asking.all_of(self._schema, conditions, lookups.items()))
+        for name, value in called:
+            if value is not None:
                 several = name in ("order_by", "values") and isinstance(value, (tuple, list))
                 query = getattr(query, name)(*(value if several else (value,)))
         return query
@@ -215,7 +220,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
 
     @verb
     async def last(self) -> M | None:
-        """The last, or None. One round trip; two where the order has nulls; all rows of a limited query."""
+        """The last, or None. One round trip; two where the order has nulls or after an offset; all rows of a limit."""
         if self._limit is not None:
             found: list[M] = await self.all()
             return found[-1] if found else None
@@ -355,7 +360,7 @@ class Query(msgspec.Struct, Generic[M], frozen=True, eq=False):
                 f"no index answers what is asked of {names}: the whole class is read. Narrow the query, or declare an"
                 " index (indexed=True for plain fields)",
                 UnindexedFilterWarning,
-                stacklevel=3,
+                stacklevel=_level_of_caller(),
             )
         orders: list[tuple[Any, bool]] = []
         if self._distance and not self._orders:

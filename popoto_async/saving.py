@@ -37,6 +37,13 @@ ADMISSION = 45
 
 def timing(schema: Schema, expire_in: float | None = None, expire_at: datetime | None = None) -> dict[str, Any]:
     """When a save has the record expire, for a script: as asked, else as `Meta.ttl` says, else as it is."""
+    if expire_in is not None and expire_at is not None:
+        raise ValidationError(
+            f"{schema.model}: expire_in={shorten(expire_in)} and expire_at={shorten(expire_at)} are two deadlines",
+            model=schema.model,
+            value=(expire_in, expire_at),
+            hint="give one of them",
+        )
     if expire_at is not None:
         return ending_at(schema, expire_at)
     seconds = schema.options.ttl if expire_in is None else expire_in

@@ -346,3 +346,18 @@ async def test_what_cannot_be_written_changes_nothing(db: Database, clean_server
         await Ticket.query.update(state="done")
     assert any("0 records" in note for note in caught.value.__notes__)
     assert snapshot(clean_server) == before
+
+
+async def test_records_that_a_hook_moves_are_changed_once(db: Database) -> None:
+    class Seat(Model):
+        name = KeyField()
+        row = Field()
+        number = Field(type=int)
+        saves = Field(type=int, default=0)
+
+        async def before_save(self) -> None:
+            self.name, self.saves = f"{self.row}-{self.number:04}", self.saves + 1
+
+    await Seat.create_many({"name": "", "row": "a", "number": number} for number in range(500))
+    assert await Seat.query.update(row="z") == 500
+    assert {seat.saves for seat in await Seat.query} == {2}

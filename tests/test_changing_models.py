@@ -19,6 +19,7 @@ from popoto_async import (
     Model,
     Relationship,
     SortedField,
+    StaleRecord,
     UniqueField,
     ValidationError,
     connect,
@@ -609,3 +610,41 @@ async def test_a_page_that_ends_at_what_can_not_be_read_says_so(db: Database, cl
     with pytest.raises(CorruptRecord, match=r"Item\.rank") as caught:
         await Item.query.order_by("rank").page(1)
     assert caught.value.key == "Item:0"
+
+
+async def test_two_versions_of_a_class_in_one_call_are_read_and_stored_each_as_it_is(db: Database) -> None:
+    def wide() -> Any:
+        class Shop(Model):
+            name = KeyField()
+            a = Field(default="A")
+            b = Field(default="B")
+
+        return Shop
+
+    def narrow(checked: bool) -> Any:
+        class Shop(Model):
+            name = KeyField()
+            b = Field(default="b")
+
+            class Meta:
+                versioned = checked
+
+        return Shop
+
+    first, second, third = wide(), narrow(checked=False), narrow(checked=True)
+    await first.create(name="s")
+    await second.create(name="t")
+    async with trace() as t:
+        found = await asyncio.gather(second.load(name="t"), first.load(name="s"), second.load(name="s"))
+    assert t.round_trips == 1
+    assert [one.to_dict() for one in found] == [
+        {"name": "t", "b": "b"},
+        {"name": "s", "a": "A", "b": "B"},
+        {"name": "s", "b": "B"},
+    ]
+    made = await asyncio.gather(second.create(name="u"), third.create(name="v"))
+    theirs = await third.load(name="v")
+    theirs.b, made[1].b = "theirs", "ours"
+    await theirs.save()
+    with pytest.raises(StaleRecord):
+        await made[1].save()

@@ -484,3 +484,34 @@ async def test_a_transaction_that_is_left_by_an_error_sends_nothing(db: Database
         pass
     assert snapshot(clean_server) == before
     assert db.stats().operations == 0
+
+
+@pytest.mark.parametrize("many", [3, 300])
+async def test_cancellation_ends_bulk_verbs_at_once(db: Database, many: int) -> None:
+    blocked = asyncio.Event()
+
+    class Slow(Model):
+        name = KeyField()
+
+        async def before_save(self) -> None:
+            await blocked.wait()
+
+    task = asyncio.ensure_future(Slow.create_many({"name": str(number)} for number in range(many)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    blocked.set()
+    assert await Slow.query.count() == 0
+
+
+async def test_an_error_of_a_callback_ends_bulk_verbs_at_once(db: Database) -> None:
+    calls = []
+
+    def fail(item: Any, error: Any) -> None:
+        calls.append(item)
+        raise KeyError(len(calls))
+
+    with pytest.raises(KeyError, match="1"):
+        await Item.create_many(({"name": str(number), "code": str(number)} for number in range(1000)), on_outcome=fail)
+    assert len(calls) == 1

@@ -227,6 +227,12 @@ async def test_ranges_that_meet_cost_what_is_in_them(db: Database) -> None:
 # in_bulk -------------------------------------------------------------------------------------------------------------
 
 
+async def test_in_bulk_refuses_what_can_be_no_key(db: Database) -> None:
+    for wrong in ("Gauge:\ud800", "\ud800"):
+        with pytest.raises(InvalidLookup):
+            await Gauge.query.in_bulk([wrong])
+
+
 async def test_in_bulk_takes_what_names_a_record(db: Database) -> None:
     await Gauge.create_many({"name": name, "value": 1.0} for name in ("a", "b:", "Gauge:a", "c"))
     found = await Gauge.query.in_bulk(["b:", "a", "nobody", "Gauge:a", ("Gauge:a",), "a"])

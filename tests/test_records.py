@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,6 +22,7 @@ from popoto_async import (
     GeoField,
     IndexedField,
     KeyField,
+    ListField,
     Model,
     ModelException,
     MultipleResults,
@@ -625,3 +627,45 @@ async def test_the_order_of_meta(db: Database) -> None:
     assert (await must(Ranked.query.last())).id == 0
     assert [one.id for one in await Ranked.query.order_by("rank")] == [0, 1, 3, 2]
     assert [one.id async for one in Ranked.query.filter(group="b")] == [2, 0]
+
+
+async def test_a_copy_of_an_instance_knows_what_was_stored_when_it_was_made(db: Database) -> None:
+    class Shop(Model):
+        name = KeyField()
+        seats = Field(type=int, default=0)
+        tags = Field(type=list, null=True)
+        log = ListField(max_length=5)
+
+    one = await Shop.create(name="a", seats=1)
+    one.tags = ["x"]
+    await one.save()
+    other = copy.copy(one)
+    theirs = await Shop.load(name="a")
+    assert theirs is not None
+    theirs.seats = 5
+    await theirs.save()
+    await one.refresh()
+    other.tags = ["y"]
+    await other.save()
+    stored = await Shop.load(name="a")
+    assert stored is not None
+    assert stored.seats == 5
+
+
+async def test_a_save_takes_one_deadline(db: Database) -> None:
+    class Shop(Model):
+        name = KeyField()
+
+    with pytest.raises(ValidationError, match="two deadlines"):
+        await Shop(name="a").save(expire_in=5, expire_at=datetime(2100, 1, 1))
+    with pytest.raises(ValidationError, match='is "overwrite" or "error", not \'return\''):
+        await Shop(name="a").save(if_exists="return")  # type: ignore[arg-type]
+    assert await Shop.query.count() == 0
+
+
+async def test_names_of_arguments_can_be_fields(db: Database) -> None:
+    class Course(Model):
+        cls = KeyField()
+
+    await Course.create(cls="a")
+    assert (await Course.ref(cls="a")).cls == "a"

@@ -369,6 +369,10 @@ async def test_unindexed_filters_warn(db: Database) -> None:
     with pytest.warns(UnindexedFilterWarning, match=r"Item\.label") as caught:
         await Item.query.filter(label="x").count()
     assert caught[0].filename == __file__
+    for ask in ("first", "last", "get", "all", "exists", "keys"):
+        with pytest.warns(UnindexedFilterWarning, match=r"Item\.label") as caught:
+            await getattr(Item.query.filter(label="x", limit=1), ask)()
+        assert caught[0].filename == __file__, ask
     with pytest.warns(UnindexedFilterWarning, match=r"Item\.label"):
         await Item.query.filter((Item.label == "x") | (Item.colour == "red")).keys()
     with warnings.catch_warnings():
@@ -605,6 +609,7 @@ async def test_limits_orders_and_values_as_keywords(db: Database) -> None:
         2
     ).values("number", "code")
     assert await a.filter(values="number", limit=1) == await a.values("number").limit(1)
+    assert await Item.query.filter(shop="a", order_by="price").keys() == await a.order_by("price").keys()
     assert await a.filter(order_by=["number"], limit=None, values=None).keys() == await a.order_by("number").keys()
     assert await a.order_by(Item.number).keys() == await a.order_by("number").keys()
     assert await a.limit(2**70).keys() == await a.keys()

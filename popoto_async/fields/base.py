@@ -112,7 +112,11 @@ class Field(Attr[TextT], Declared):
                 "indexed=False is not possible on this kind of field, which always has an index",
                 "leave it out; Field(type=…) keeps values without an index, of positions Field(type=tuple)",
             )
-        choices = options.get("choices")
+        choices, validators = options.get("choices"), options.get("validators", ())
+        if not hasattr(choices or (), "__iter__"):
+            raise self.refused(f"choices takes a collection of values, not {shorten(choices)}")
+        if not hasattr(validators, "__iter__") or not all(map(callable, validators := tuple(validators))):
+            raise self.refused(f"validators takes a list of callables, not {shorten(validators)}")
         self.type: Any = type
         self.null = options.get("null", self.default_null)
         self.null_given = "null" in options
@@ -120,7 +124,7 @@ class Field(Attr[TextT], Declared):
         self.has_default = "default" in options
         self.max_length: Any = options.get("max_length", UNSET)
         self.choices = None if choices is None else tuple(choices)
-        self.validators = tuple(options.get("validators", ()))
+        self.validators = validators
 
     @classmethod
     def _options(cls) -> set[str]:

@@ -47,6 +47,12 @@ def _parts(selection: Selection, records: str, item: Any) -> str:
     """What follows the model's name in the key that was given. InvalidLookup where it can be none."""
     schema = selection.schema
     if isinstance(item, str) and item.startswith(records):
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidLookup(
+                f"{schema.model}: {shorten(item)} is no key: {error.reason}", model=schema.model, value=item
+            ) from error
         return item[len(records) :]
     values = item if isinstance(item, tuple) else (item,)
     if len(values) != len(schema.keys):
