@@ -358,8 +358,7 @@ _CODECS: dict[type, Codec] = {
     UUID: Codec(
         UUID, lambda v: _uuid_text(v).encode(), lambda raw: UUID(raw.decode()), token=_uuid_text, compare="text"
     ),
-    **{kind: Codec(kind, pack, unpack) for kind in (list, dict)},
-    **{kind: Codec(kind, lambda v: pack(v), lambda raw: unpack(raw)) for kind in (tuple, set)},
+    **{kind: Codec(kind, pack, unpack) for kind in (list, dict, tuple, set)},
 }
 """By declared type. A type that is missing here can't be declared."""
 

@@ -81,6 +81,7 @@ class Model:
         return self is other if mine is None or theirs is None else mine == theirs
 
     def __hash__(self) -> int:
+        """Of the key: in sets and dicts an instance is found from its first save on, until it is renamed or deleted."""
         key = self.__dict__.get("_key")
         return object.__hash__(self) if key is None else hash((type(self), key))
 
@@ -187,7 +188,9 @@ class Model:
         """Store the record; True when it is. One atomic round trip, however many indexes there are.
 
         A new instance stores everything, a stored one only what changed: two writers of different fields don't undo
-        each other. A changed key moves the record. `update_fields` limits it to those fields (and the auto_now ones).
+        each other. A changed key moves the record. `update_fields` limits it to those fields (and the auto_now ones);
+        none at all means to send nothing. `expire_in` (seconds from now) or `expire_at` (an instant; naive: UTC) gives
+        the record a deadline, else `Meta.ttl` does; without either a deadline stays. `timeout` is in seconds.
         Raises ValidationError before anything is sent; UniqueViolation, AlreadyExists (`if_exists="error"`),
         StaleRecord or RecordGone (unless `if_gone="create"`) with nothing written.
         """
@@ -257,13 +260,19 @@ class Model:
 
     @verb
     async def refresh(self, *fields: str, timeout: float | None = None) -> Self:
-        """Read the record (or some fields) again, over what was assigned. One round trip. RecordGone if deleted."""
+        """Read the record (or some fields) again, over what was assigned. One round trip.
+
+        RecordGone if it was deleted, ModelException for a new instance.
+        """
         await saving.refresh(self._meta, self.__dict__, fields, timeout)
         return self
 
     @verb
     async def expire_in(self, seconds: float, *, timeout: float | None = None) -> None:
-        """Have the record expire, `seconds` from now by the server's clock. One round trip."""
+        """Have the record expire, `seconds` from now by the server's clock. One round trip.
+
+        RecordGone if it was deleted, ModelException for a new instance; so do `expire_at` and `persist`.
+        """
         await saving.expire(self._meta, self.__dict__, ending_in(self._meta, seconds), "expire_in", timeout)
 
     @verb
@@ -280,7 +289,11 @@ class Model:
 
     @classmethod
     def create(cls, /, *, if_exists: IfExists = "overwrite", **values: Any) -> Coroutine[Any, Any, Self]:
-        """Construct and save. One round trip. `if_exists="error"` raises AlreadyExists where the key is taken."""
+        """Construct and save. One round trip. `timeout=` bounds it, in seconds, unless a field has that name.
+
+        ValidationError before anything is sent; UniqueViolation and, with `if_exists="error"` where the key is taken,
+        AlreadyExists, with nothing written.
+        """
         timeout = _call_timeout(cls, values)
         if cls._plain:
             return saving.create(cls, values, if_exists=if_exists, timeout=timeout)
@@ -295,7 +308,10 @@ class Model:
 
     @classmethod
     def load(cls, /, **keys: Any) -> Coroutine[Any, Any, Self | None]:
-        """The record with these key values, or None. One round trip; MultipleResults if part of a key fits several."""
+        """The record with these key values, or None. One round trip; `timeout=` as for `create`.
+
+        MultipleResults if part of a key fits several; InvalidLookup for what is no field, or no value of one.
+        """
         timeout = _call_timeout(cls, keys)
         if keys.keys() == cls._meta.key_names:
             return load(cls, keys, timeout)
@@ -304,8 +320,8 @@ class Model:
     @classmethod
     @verb
     async def exists(cls, /, **keys: Any) -> bool:
-        """Whether a record with these values exists. One round trip."""
-        return await cls.query.filter(**keys).exists()
+        """Whether a record with these values exists. One round trip; `timeout=` as for `create`."""
+        return await cls.query.timeout(_call_timeout(cls, keys)).filter(**keys).exists()
 
     @classmethod
     @verb

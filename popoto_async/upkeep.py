@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from popoto_async import Model, PopotoError, ValidationError, connect, maintenance
+from popoto_async import ConfigurationError, Model, PopotoError, ValidationError, connect, maintenance
 from popoto_async.demo.screen import Rows, Screen, count
 from popoto_async.maintenance import KINDS, ModelReport, ModelStats, Report
 
@@ -49,7 +49,7 @@ def repair(
     every: All = False,
     plain: Plain = False,
 ) -> None:
-    """Bring everything that check finds in order. No record is removed and no value changed."""
+    """Bring everything that check finds in order. No record is removed."""
 
     def run(*models: Any, progress: Any) -> Coroutine[Any, Any, Report]:
         return maintenance.repair(*models, dry_run=dry_run, progress=progress)
@@ -210,7 +210,7 @@ def _done(work: Coroutine[Any, Any, int]) -> None:
     except KeyboardInterrupt:
         _stop("Stopped.", INTERRUPTED)
     except PopotoError as error:
-        code = USAGE if isinstance(error, ValidationError) else FAILED
+        code = USAGE if isinstance(error, (ValidationError, ConfigurationError)) else FAILED
         _stop(f"{error} ({error.hint})" if error.hint else str(error), code)
     raise typer.Exit(code)
 

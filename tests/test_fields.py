@@ -486,10 +486,10 @@ def test_ids_increase_within_a_tick_and_when_the_clock_steps_back() -> None:
 FORK = """
 import os
 from popoto_async.fields.auto_key_field import STRATEGIES
-made = {name: [make() for _ in range(3)] for name, (_, make) in STRATEGIES.items()}
+made = {name: [make() for _ in range(3)] for name, make in STRATEGIES.items()}
 read, write = os.pipe()
 child = os.fork()
-mine = {name: [make() for _ in range(100)] for name, (_, make) in STRATEGIES.items()}
+mine = {name: [make() for _ in range(100)] for name, make in STRATEGIES.items()}
 if child == 0:
     os.write(write, repr(mine).encode())
     os._exit(0)

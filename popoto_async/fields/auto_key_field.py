@@ -61,9 +61,6 @@ class Increasing:
 KSUID_EPOCH = 1_400_000_000
 """Seconds of 1970 at which KSUID's 32-bit clock starts (segmentio/ksuid)."""
 
-_ULID_ALPHABET_LENGTH = 26
-_KSUID_LENGTH = 27
-
 
 def _ulid(milliseconds: int, payload: bytes) -> str:
     # Imported with the first id: it reads the metadata of its package, for which few programs should have to wait.
@@ -74,12 +71,12 @@ def _ksuid(seconds: int, payload: bytes) -> str:
     return str(import_module("ksuid").Ksuid.from_bytes(seconds.to_bytes(4, "big") + payload))
 
 
-STRATEGIES: dict[str, tuple[int, Callable[[], str]]] = {
-    "uuid4": (32, lambda: uuid4().hex),
-    "ulid": (_ULID_ALPHABET_LENGTH, Increasing(lambda: time.time_ns() // 1_000_000, 10, _ulid)),
-    "ksuid": (_KSUID_LENGTH, Increasing(lambda: int(time.time()) - KSUID_EPOCH, 16, _ksuid)),
+STRATEGIES: dict[str, Callable[[], str]] = {
+    "uuid4": lambda: uuid4().hex,
+    "ulid": Increasing(lambda: time.time_ns() // 1_000_000, 10, _ulid),
+    "ksuid": Increasing(lambda: int(time.time()) - KSUID_EPOCH, 16, _ksuid),
 }
-"""Strategy → (length of an id, the next id)."""
+"""Strategy → the next id."""
 
 
 class AutoKeyField(KeyField[T]):
@@ -97,7 +94,7 @@ class AutoKeyField(KeyField[T]):
         if self.has_default:
             raise self.refused("it fills itself, a default would never be used", "leave default out, or use KeyField")
         self.strategy = strategy
-        self._next = STRATEGIES[strategy][1]
+        self._next = STRATEGIES[strategy]
 
     def initial(self) -> Any:
         """A new id."""

@@ -43,7 +43,8 @@ async def check(*models: type[Any], progress: Progress | None = None) -> Report:
 async def repair(*models: type[Any], dry_run: bool = False, progress: Progress | None = None) -> Report:
     """Bring everything that `check` finds in order; what can't be told from the data is reported and left alone.
 
-    No record is removed and no stored value is changed. With `dry_run` nothing is.
+    No record is removed, and of stored values only references are changed: those to a record whose rename was cut off,
+    which follow it. With `dry_run` nothing is.
     """
     return await _run(models, dry=dry_run, progress=progress)
 

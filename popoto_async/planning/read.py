@@ -434,10 +434,7 @@ def plan_select(
     binding: Binding,
     plan: ReadPlan,
     *,
-    offset: int,
-    limit: int | None,
     cursor: bytes | None = None,
-    budget: int | None = None,
     explain: bool = False,
 ) -> Operation:
     """One call's part of a query; with `explain`, one that also reports what it did."""
@@ -445,10 +442,10 @@ def plan_select(
     body: dict[str, Any] = {
         "mode": plan.mode,
         "where": writer.node(plan.test),
-        "offset": offset,
-        "limit": -1 if limit is None else limit,
+        "offset": plan.offset,
+        "limit": -1 if plan.limit is None else plan.limit,
         "fields": plan.columns,
-        "budget": budget or (COUNT_BUDGET if plan.mode == "count" else BUDGET),
+        "budget": COUNT_BUDGET if plan.mode == "count" else BUDGET,
     }
     if plan.after is not None:
         body["after"] = writer.place(plan.after)
@@ -458,12 +455,12 @@ def plan_select(
         body["relies"] = [[*keys, *said] for keys, said in writer.relied.items()]
     if cursor is not None:
         body["cursor"] = msgspec.Raw(cursor)
-    rows = EXPECTED_ROWS if limit is None else min(limit, BUDGET // 4)
+    rows = EXPECTED_ROWS if plan.limit is None else min(plan.limit, BUDGET // 4)
     cost = 60 + (6 * rows if plan.mode == "rows" else 200)
     if explain:
         body["explain"] = True
     # What a query finds through relations depends on other models' records: those may be written in between.
-    join = None if cursor or explain or writer.also else (plan, offset, limit)
+    join = None if cursor or explain or writer.also else plan
     size = sum(map(len, writer.values))
     return Operation(
         "select", binding.layout, body, tuple(writer.values), False, cost, size, join, also=tuple(writer.also)

@@ -11,7 +11,7 @@ import msgspec
 
 from popoto_async.keys import COMPUTED
 from popoto_async.plan import Operation
-from popoto_async.planning.lists import NO_LISTS, split
+from popoto_async.planning.lists import BYTES_PER_COST, NO_LISTS, split
 from popoto_async.schema import Binding, Schema
 from popoto_async.types import Row
 
@@ -19,9 +19,6 @@ LOAD_COST = 4
 SAVE_COST = 20
 ENTRY_COST = 7
 """Server time in microseconds, measured on one core of a small cloud machine (`python -m benchmarks`)."""
-
-BYTES_PER_COST = 500
-"""Bytes of values that cost the server one more microsecond."""
 
 COMPUTED_IF_INEXACT = "\x02"
 """The score of an entry that a computed value occupies only if it shares its score (`save.lua`)."""
@@ -191,11 +188,6 @@ def plan_load(binding: Binding, key: str, fields: Collection[str] | None = None)
 def plan_expire(binding: Binding, key: str, timing: Mapping[str, Any]) -> Operation:
     """Give a record a deadline, or take it away."""
     return Operation("expire", binding.layout, timing, (), True, SAVE_COST, key=key)
-
-
-def plan_sweep(binding: Binding) -> Operation:
-    """Remove expired records, a bounded number."""
-    return Operation("sweep", binding.layout, {}, (), True, 4000)
 
 
 def plan_transaction(steps: list[Operation]) -> Operation:

@@ -49,7 +49,7 @@ class Selection(msgspec.Struct, frozen=True):
         schema, plan = self.schema, self.plan
 
         def select(bound: Binding) -> Operation:
-            return plan_select(bound, plan, offset=plan.offset, limit=plan.limit, cursor=cursor, explain=explain)
+            return plan_select(bound, plan, cursor=cursor, explain=explain)
 
         status, outcome, binding = await ask("query", schema, select, cost=ADMISSION, timeout=self.timeout)
         if status == b"ok":
