@@ -659,7 +659,7 @@ async def test_a_save_takes_one_deadline(db: Database) -> None:
     with pytest.raises(ValidationError, match="two deadlines"):
         await Shop(name="a").save(expire_in=5, expire_at=datetime(2100, 1, 1))
     with pytest.raises(ValidationError, match='is "overwrite" or "error", not \'return\''):
-        await Shop(name="a").save(if_exists="return")  # type: ignore[arg-type]
+        await Shop(name="a").save(if_exists="return")  # type: ignore[arg-type]  # what the type rules out
     assert await Shop.query.count() == 0
 
 
